@@ -1,0 +1,106 @@
+"""What a backbone file says of itself: the JSON header beside the tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from cmae_mm.errors import UserError
+
+FORMAT_VERSION = 1
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class BackboneHeader:
+    """Everything about an encoder that its tensors cannot tell.
+
+    Attributes:
+        method: Pretraining method, for example ``"cmae"``.
+        width: Token width in channels.
+        depth: Number of transformer blocks.
+        heads: Number of attention heads; invisible in the tensors' shapes.
+        hidden: Width of the MLP in channels.
+        patch: Side of a patch in pixels.
+        image_size: Side of the (square) pretraining image in pixels.
+        ln_eps: Epsilon of every layer norm.
+        class_token: Whether the encoder has a class token, and ``pos_embed`` a row for it.
+        pooling: What the method's own evaluation pools: ``"avg"`` or ``"cls"``.
+        mean: Mean that was subtracted, per input channel, in 0..255 units.
+        std: Standard deviation that it was divided by, per input channel, in 0..255 units.
+        channel_order: ``"rgb"`` or ``"bgr"``: the order of the channels the encoder was fed.
+        epochs: Pretraining epochs; None if unknown.
+        source: Where the weights came from, for example a file name.
+        source_sha256: SHA-256 of that file.
+        licence: Licence note of the weights.
+        format_version: Version of this header.
+    """
+
+    method: str
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    patch: int
+    image_size: int
+    ln_eps: float = 1e-6
+    class_token: bool = True
+    pooling: str = "avg"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    channel_order: str = "rgb"
+    epochs: int | None = None
+    source: str = ""
+    source_sha256: str = ""
+    licence: str = ""
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the pretraining image."""
+        return self.image_size // self.patch
+
+    def to_json(self) -> str:
+        """Returns: The header as one line of JSON with sorted keys."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str) -> BackboneHeader:
+        """Build a header from plain values.
+
+        Args:
+            values: Field names to values; unknown names are refused.
+            where: Named in the error message.
+
+        Raises:
+            UserError: If a field is missing or unknown.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise UserError(
+                f"{where}: the header has unknown fields {unknown}; it was written by a newer version of "
+                f"cmae_mm: update cmae_mm"
+            )
+        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        try:
+            return cls(**plain)
+        except TypeError as error:
+            raise UserError(f"{where}: the header is incomplete ({error}); export the file again") from None
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> BackboneHeader:
+        """Parse what :meth:`to_json` wrote.
+
+        Raises:
+            UserError: If the text is not such a header.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError:
+            raise UserError(f"{where}: the header is not JSON; export the file again") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: the header is not a JSON object; export the file again")
+        return cls.from_dict(values, where)
