@@ -1,0 +1,31 @@
+# The verbs of the project. Each one works as the first command on an empty machine.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint bench
+
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+help:  ## show the verbs
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  PYTHON=/path/to/python3.11 make setup    chooses the interpreter; ARGS='...' is passed on"
+
+setup:  ## create .venv and install everything (first time: minutes; again: seconds)
+	@bash tools/setup.sh
+
+demo: setup  ## pretrain, transfer and report on small data made on the spot
+	@$(BIN)/cmae-mm demo $(ARGS)
+
+test: setup  ## run the test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup  ## run the tests that take minutes
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: setup  ## check format, style and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: setup  ## run a benchmark recipe, e.g. ARGS='run configs/benchmark/<recipe>'
+	@$(BIN)/cmae-mm bench $(ARGS)
