@@ -1,0 +1,3 @@
+"""Pretraining components, registered in mmpretrain."""
+
+import cmae_mm.compat  # noqa: F401  (before torchvision, which mmpretrain imports)

@@ -1,0 +1,156 @@
+"""Load a recipe and point it at data, a backbone file and a work dir."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.config.lazy import LazyAttr, LazyObject
+
+from cmae_mm.engine.options import apply_options
+from cmae_mm.errors import UserError
+
+_WORK_DIR_IGNORE = "# Outputs of runs are never committed.\n*\n"
+
+
+def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
+    """Read a config file and apply ``--cfg-options``.
+
+    Args:
+        path: A pure Python config.
+        options: Dotted keys to values.
+
+    Returns:
+        The config.
+
+    Raises:
+        UserError: If the file is missing or broken, or an option names no field.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such config file{_suggestion(path)}")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # the forks print a notice on import
+            cfg = Config.fromfile(str(path))
+            _resolve(cfg)
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"{path}: the config cannot be read ({type(error).__name__}: {reason[0] if reason else 'no reason given'})"
+        ) from error
+    apply_options(cfg, options or {})
+    return cfg
+
+
+def _resolve(cfg: Config) -> None:
+    """Import the classes that the config names now, so that a wrong name is found before the run."""
+
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            for key in node:
+                walk(node[key])
+        elif isinstance(node, (list, tuple)):
+            for item in node:
+                walk(item)
+        elif isinstance(node, (LazyObject, LazyAttr)):
+            node.build()
+
+    walk(cfg._cfg_dict)
+
+
+def set_data_root(cfg: Config, root: str | Path) -> None:
+    """Replace the config's ``data_root`` by another folder wherever a path starts with it.
+
+    Args:
+        cfg: Config with a top-level ``data_root``; changed in place.
+        root: The new folder.
+
+    Raises:
+        UserError: If the config has no ``data_root``.
+    """
+    old = cfg.get("data_root")
+    if not old:
+        raise UserError(
+            "--data-root: this config has no top-level data_root; set its dataset paths with --cfg-options"
+        )
+    new = os.path.join(str(root), "")
+
+    def walk(node: Any) -> Any:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                if isinstance(value, str) and value.startswith(old):
+                    node[key] = new + value[len(old) :]
+                else:
+                    walk(value)
+        elif isinstance(node, list):
+            for i, value in enumerate(node):
+                if isinstance(value, str) and value.startswith(old):
+                    node[i] = new + value[len(old) :]
+                else:
+                    walk(value)
+        return node
+
+    walk(cfg._cfg_dict)
+
+
+def set_backbone(cfg: Config, file: str | Path) -> None:
+    """Let the model start from a backbone file.
+
+    Args:
+        cfg: Config of a transfer task; changed in place.
+        file: Backbone file.
+
+    Raises:
+        UserError: If the file is missing or the config's backbone cannot read one.
+    """
+    from cmae_mm.checkpoints import load_backbone
+
+    load_backbone(file)  # a wrong file is found before anything is built
+    backbone = cfg.get("model", {}).get("backbone", {})
+    if "backbone_file" not in backbone:
+        raise UserError(
+            f"--backbone {file}: the backbone of {cfg.filename} reads no backbone file; use a transfer config"
+        )
+    backbone["backbone_file"] = str(file)
+
+
+def prepare_work_dir(path: str | Path) -> Path:
+    """Make a work dir whose content git ignores.
+
+    Args:
+        path: Folder; may exist.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        template = Path(__file__).parents[2] / "work_dirs.gitignore"
+        ignore = folder / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text(template.read_text() if template.is_file() else _WORK_DIR_IGNORE)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be used as work dir ({error.strerror}); choose another --work-dir"
+        ) from None
+    return folder
+
+
+def _suggestion(path: Path) -> str:
+    root = Path(__file__).parents[2] / "configs"
+    known = {p.name: p for p in root.rglob("*.py") if "_base_" not in p.parts}
+    close = difflib.get_close_matches(path.name, known, n=1, cutoff=0.5)
+    return (
+        f"; did you mean {known[close[0]].relative_to(root.parent)}?"
+        if close
+        else "; recipes are under configs/"
+    )

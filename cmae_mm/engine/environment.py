@@ -1,0 +1,86 @@
+"""Where a run runs: device, process group, mixed precision, batch-norm kind.
+
+The same config runs on 32 GPUs, on one GPU, and on two CPU processes; no config says ``cpu``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+
+from cmae_mm.errors import UserError
+
+
+def device_name() -> str:
+    """Returns: What the run computes on, for people and for the record."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()}x {torch.cuda.get_device_name(0)}"
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def adapt(cfg: Config, launcher: str = "none", amp: bool = False) -> list[str]:
+    """Fit a config to this machine.
+
+    Args:
+        cfg: Config; changed in place.
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        amp: Ask for mixed precision although the config does not.
+
+    Returns:
+        Sentences on what was changed, for the log.
+
+    Raises:
+        UserError: If a launcher was named but its processes were not started by it.
+    """
+    notes: list[str] = []
+    cfg.launcher = launcher
+    on_gpu = torch.cuda.is_available()
+    if amp and on_gpu and cfg.optim_wrapper.type is not AmpOptimWrapper:
+        cfg.optim_wrapper.type = AmpOptimWrapper
+        cfg.optim_wrapper.setdefault("dtype", "bfloat16")
+    if not on_gpu:
+        notes += _without_gpu(cfg, amp)
+        if launcher != "none":
+            _start_gloo(cfg, launcher)
+            notes.append(f"{dist.get_world_size()} processes on the CPU talk through gloo")
+    return notes
+
+
+def _is_amp(wrapper: dict[str, Any]) -> bool:
+    return wrapper.get("type") in (AmpOptimWrapper, "AmpOptimWrapper")
+
+
+def _without_gpu(cfg: Config, amp: bool) -> list[str]:
+    wrapper = cfg.get("optim_wrapper") or {}
+    if not (amp or _is_amp(wrapper)):
+        return []
+    if _is_amp(wrapper):  # AmpOptimWrapper asserts an accelerator
+        wrapper["type"] = OptimWrapper
+        for key in ("dtype", "loss_scale", "use_fsdp"):
+            wrapper.pop(key, None)
+    return ["no GPU here: mixed precision is off, the run computes in float32"]
+
+
+def _start_gloo(cfg: Config, launcher: str) -> None:
+    """Make the process group before the runner does: mmengine's own start needs CUDA."""
+    if launcher != "pytorch":
+        raise UserError(
+            f"--launcher {launcher}: without a GPU only --launcher pytorch works; use tools/dist_train.sh"
+        )
+    if "RANK" not in os.environ:
+        raise UserError(
+            "--launcher pytorch: RANK is not set; start the processes with tools/dist_train.sh CONFIG GPUS"
+        )
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    cfg.model_wrapper_cfg = dict(
+        type="MMDistributedDataParallel",
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=False,
+    )

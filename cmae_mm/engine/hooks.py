@@ -1,0 +1,125 @@
+"""Hooks that every run gets: plain checkpoints, progress for a watcher, the result record."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from cmae_mm.engine.environment import device_name
+from cmae_mm.engine.run_metadata import code_commit, versions, write_json
+
+RECORD_FILE = "result.json"
+PROGRESS_FILE = "progress.json"
+
+
+@HOOKS.register_module()
+class PlainCheckpointHook(Hook):
+    """Keeps checkpoints loadable with ``weights_only=True`` and says which encoder they hold.
+
+    The smoothing history of the log is dropped (it needs a class to be unpickled); what a run
+    needs to go on is kept.
+    """
+
+    priority = "VERY_LOW"
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Make the dictionary plain before it is written."""
+        hub = checkpoint["message_hub"]
+        hub["log_scalars"] = OrderedDict()
+        hub["runtime_info"] = OrderedDict(
+            (k, v) for k, v in hub["runtime_info"].items() if isinstance(v, (int, float, str, bool))
+        )
+        checkpoint["meta"]["dataset_meta"] = None  # rebuilt from the config on resume
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if hasattr(model, "backbone_header"):
+            checkpoint["meta"]["backbone_header"] = model.backbone_header()
+
+
+@HOOKS.register_module()
+class ProgressFileHook(Hook):
+    """Writes ``progress.json`` about once a second: what part of the run is done.
+
+    Args:
+        interval: Least seconds between two writes.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, interval: float = 1.0) -> None:
+        self.interval = interval
+        self._last = 0.0
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Note the iteration that was done."""
+        now = time.monotonic()
+        if runner.rank == 0 and (now - self._last >= self.interval or runner.iter + 1 == runner.max_iters):
+            self._last = now
+            write_json(
+                Path(runner.work_dir) / PROGRESS_FILE, {"done": runner.iter + 1, "total": runner.max_iters}
+            )
+
+
+@HOOKS.register_module()
+class ResultRecordHook(Hook):
+    """Writes ``result.json``: every metric of the last and the best evaluation, and where it came from."""
+
+    priority = "LOWEST"
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, Any]] = []
+        self._start = time.time()
+
+    def before_train(self, runner: Runner) -> None:
+        """Start the clock."""
+        self._start = time.time()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Keep the metrics of one evaluation."""
+        self.history.append({"iter": runner.iter, "epoch": runner.epoch, **_plain(metrics or {})})
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write the record of a test run."""
+        if runner.rank == 0:
+            write_json(
+                Path(runner.work_dir) / "test_result.json",
+                {**self._base(runner), "last": _plain(metrics or {})},
+            )
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the record of a training run."""
+        if runner.rank != 0:
+            return
+        record = self._base(runner) | {
+            "history": self.history,
+            "last": self.history[-1] if self.history else {},
+        }
+        keys = [k for k in record["last"] if k not in ("iter", "epoch")]
+        record["best"] = {k: max(h[k] for h in self.history if k in h) for k in keys}
+        write_json(Path(runner.work_dir) / RECORD_FILE, record)
+
+    def _base(self, runner: Runner) -> dict[str, Any]:
+        backbone = runner.cfg.get("model", {}).get("backbone", {})
+        return {
+            "config": Path(runner.cfg.filename or "").name,
+            "backbone_file": backbone.get("backbone_file"),
+            "seed": runner.seed,
+            "iterations": runner.iter,
+            "seconds": round(time.time() - self._start, 1),
+            "device": device_name(),
+            "world_size": runner.world_size,
+            "commit": code_commit(),
+            "versions": versions(),
+        }
+
+
+def _plain(metrics: dict[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in metrics.items() if isinstance(v, (int, float)) or hasattr(v, "item")}

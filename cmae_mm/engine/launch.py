@@ -1,0 +1,140 @@
+"""Train or test any config of any of the three libraries."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cmae_mm.compat
+from cmae_mm.errors import UserError
+
+
+def _parser(purpose: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=purpose)
+    parser.add_argument("config", help="config file, for example configs/mini/cmae_vit-mini-p8_pretrain.py")
+    parser.add_argument(
+        "--work-dir", help="where logs, checkpoints and records go (default: work_dirs/<config name>)"
+    )
+    parser.add_argument("--data-root", help="use this folder in place of the config's data_root")
+    parser.add_argument("--amp", action="store_true", help="train in mixed precision (on a GPU)")
+    parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set fields of the config, e.g. optim_wrapper.lr=1e-4",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def train_main(argv: Sequence[str] | None = None) -> int:
+    """Train a config: ``tools/train.py``.
+
+    Args:
+        argv: Words of the command line; those of the process if None.
+
+    Returns:
+        Exit code.
+
+    Raises:
+        UserError: For a user's mistake.
+    """
+    parser = _parser("Train a config of this suite, of mmpretrain, mmdet or mmsegmentation.")
+    parser.add_argument("--backbone", help="backbone file (.safetensors) to start from")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        help="go on from the newest checkpoint of the work dir, or from the given one",
+    )
+    args = parser.parse_args(argv)
+    cfg = _prepare(args)
+    if args.backbone:
+        from cmae_mm.engine.config import set_backbone
+
+        set_backbone(cfg, args.backbone)
+    cfg.resume = args.resume is not None
+    cfg.load_from = args.resume if args.resume not in (None, "auto") else cfg.get("load_from")
+    if cfg.load_from and not Path(cfg.load_from).is_file():
+        raise UserError(f"{cfg.load_from}: no such checkpoint to start from; check the path")
+    runner = _build(cfg, args, ("train", "val"))
+    runner.train()
+    print(f"done: results, logs and checkpoints are in {cfg.work_dir}")
+    return 0
+
+
+def evaluate_main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate a checkpoint: ``tools/test.py``.
+
+    Args:
+        argv: Words of the command line; those of the process if None.
+
+    Returns:
+        Exit code.
+
+    Raises:
+        UserError: For a user's mistake.
+    """
+    parser = _parser("Evaluate a checkpoint with its config.")
+    parser.add_argument("checkpoint", help="checkpoint (.pth) of a training run of this config")
+    args = parser.parse_args(argv)
+    if not Path(args.checkpoint).is_file():
+        raise UserError(f"{args.checkpoint}: no such checkpoint file; check the path")
+    cfg = _prepare(args)
+    if not cfg.get("test_dataloader"):
+        raise UserError(
+            f"{args.config}: has no test_dataloader, so there is nothing to test; use a transfer config"
+        )
+    cfg.load_from = args.checkpoint
+    for model_part in (cfg.model, cfg.model.get("backbone", {})):
+        model_part.pop("init_cfg", None)
+    runner = _build(cfg, args, ("test",))
+    metrics = runner.test()
+    print(
+        "; ".join(
+            f"{name} {value:.4g}"
+            for name, value in sorted(metrics.items())
+            if isinstance(value, (int, float))
+        )
+    )
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> Any:
+    from cmae_mm.engine.config import load_config, prepare_work_dir, set_data_root
+    from cmae_mm.engine.options import parse_options
+
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cmae_mm.compat.import_quietly()
+    cfg = load_config(args.config, parse_options(args.cfg_options))
+    if args.data_root:
+        set_data_root(cfg, args.data_root)
+    if args.seed is not None:
+        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": args.seed}
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
+    prepare_work_dir(cfg.work_dir)
+    return cfg
+
+
+def _build(cfg: Any, args: argparse.Namespace, phases: tuple[str, ...]) -> Any:
+    from mmengine.logging import print_log
+
+    from cmae_mm.engine.environment import adapt
+    from cmae_mm.engine.hooks import PlainCheckpointHook, ProgressFileHook, ResultRecordHook
+    from cmae_mm.engine.preflight import check_datasets
+    from cmae_mm.engine.runner import SuiteRunner
+
+    check_datasets(cfg, phases)
+    notes = adapt(cfg, args.launcher, args.amp)
+    own = [dict(type=PlainCheckpointHook), dict(type=ProgressFileHook), dict(type=ResultRecordHook)]
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *own]
+    runner = SuiteRunner.from_cfg(cfg)
+    for note in notes:
+        print_log(note, logger="current")
+    return runner

@@ -1,0 +1,61 @@
+"""Look at the data of a config before anything is built from it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mmengine.config import Config
+
+from cmae_mm.data.checks import check_ade20k, check_coco, check_image_folder
+
+
+def check_datasets(cfg: Config, phases: tuple[str, ...]) -> None:
+    """Check every dataset that a run will read.
+
+    Args:
+        cfg: Config with ``{phase}_dataloader`` fields.
+        phases: Of ``train``, ``val``, ``test``.
+
+    Raises:
+        UserError: If a folder, image, annotation file or label map is missing or wrong.
+    """
+    seen: set[tuple[str, ...]] = set()
+    for phase in phases:
+        dataset = (cfg.get(f"{phase}_dataloader") or {}).get("dataset")
+        if dataset and (key := _identity(dataset)) not in seen:
+            seen.add(key)
+            _check(dataset)
+
+
+def _identity(dataset: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(dataset.get(k)) for k in ("type", "data_root", "ann_file", "data_prefix", "split"))
+
+
+def _check(dataset: dict[str, Any]) -> None:
+    inner = dataset.get("dataset")
+    if isinstance(inner, dict):  # a wrapper such as RepeatDataset
+        _check(inner)
+        return
+    names = {base.__module__.split(".")[0] + "." + base.__name__ for base in _bases(dataset)}
+    root = dataset.get("data_root") or ""
+    prefix = dataset.get("data_prefix") or {}
+    if "mmdet.CocoDataset" in names:
+        check_coco(os.path.join(root, dataset["ann_file"]), os.path.join(root, prefix.get("img", "")))
+    elif "mmseg.BaseSegDataset" in names:
+        classes = (dataset.get("metainfo") or {}).get("classes") or _bases(dataset)[0].METAINFO["classes"]
+        check_ade20k(
+            os.path.join(root, prefix["img_path"]), os.path.join(root, prefix["seg_map_path"]), len(classes)
+        )
+    elif "mmpretrain.CustomDataset" in names and not dataset.get("ann_file"):
+        folder = prefix if isinstance(prefix, str) else prefix.get("img_path", "")
+        check_image_folder(root, folder or dataset.get("split", ""))
+
+
+def _bases(dataset: dict[str, Any]) -> tuple[Any, ...]:
+    kind = dataset["type"]
+    if isinstance(kind, str):
+        from mmengine.registry import DATASETS
+
+        kind = DATASETS.get(kind)
+    return getattr(kind, "__mro__", ())

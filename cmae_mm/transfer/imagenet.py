@@ -1,0 +1,72 @@
+"""ImageNet transfer: mmpretrain's own ViT, started from a backbone file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmpretrain.models import VisionTransformer
+from mmpretrain.registry import MODELS
+
+import cmae_mm.compat  # noqa: F401  (before torchvision)
+from cmae_mm.checkpoints import load_into
+from cmae_mm.checkpoints.sources.openmmlab import timm_name
+
+
+@MODELS.register_module()
+class ImageNetViT(VisionTransformer):
+    """mmpretrain's ``VisionTransformer`` whose weights come from a backbone file.
+
+    The norm after pooling (``ln2``, present with ``out_type="avg_featmap"``) is always new: no
+    pretraining has it. The norm of all tokens (``ln1``) is used where ``final_norm`` is on.
+
+    Args:
+        backbone_file: Backbone file; None starts from random weights.
+        **kwargs: See mmpretrain.
+    """
+
+    def __init__(self, backbone_file: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.backbone_file = backbone_file
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads, compared with the file's."""
+        return int(self.arch_settings["num_heads"])
+
+    def init_weights(self) -> None:
+        """Initialise, then load the backbone file.
+
+        Raises:
+            UserError: If the file holds another architecture.
+        """
+        super().init_weights()
+        if self.backbone_file:
+            report = load_into(self, self.backbone_file, rename=timm_name, optional=(r"^norm\.", r"^ln2\."))
+            print_log(str(report), logger="current")
+
+
+@MODELS.register_module()
+class PooledBatchNorm(torch.nn.BatchNorm1d):
+    """Batch norm without scale and shift on pooled features, before a linear probe (MAE, A.1).
+
+    It re-scales features that pretraining leaves at any scale, and adds no capacity.
+
+    Args:
+        in_channels: Feature width.
+    """
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(in_channels, affine=False, eps=1e-6)
+
+    def forward(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+        """Normalise each tensor of the tuple.
+
+        Args:
+            inputs: Tensors of shape (N, C).
+
+        Returns:
+            Tensors of the same shapes.
+        """
+        return tuple(super(PooledBatchNorm, self).forward(x) for x in inputs)
