@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted(ROOT.glob("tools/*.sh")) + [ROOT / ".ci" / "run"]
+SCRIPTS = [*sorted(ROOT.glob("tools/*.sh")), ROOT / ".ci" / "run"]
 
 
 def call(script, *args, **env):
