@@ -26,7 +26,7 @@ stop() { # without this, an interrupted pip would go on in the background
     printf '\nsetup: interrupted; call `make setup` again to continue.\n' >&2
     exit 130
 }
-trap stop INT TERM
+trap stop INT TERM HUP
 
 # progress: how far ninja is, read from the part of the log that this step wrote
 progress() { tail -n "+$1" "$LOG" | grep -oE '^ *\[[0-9]+/[0-9]+\]' | tail -n 1 | tr -d ' '; }
@@ -146,9 +146,8 @@ install_mmcv() {
     wheel_ok=$(ops_state)
     [ "$wheel_ok" = ok ] && { say "mmcv with compiled operators is there"; return; }
     if [ "$wheel_ok" != missing ]; then
-        say "mmcv is installed, but its operators cannot be used ($wheel_ok): it is built again"
+        say "mmcv is installed, but its operators cannot be used ($wheel_ok): it is installed again"
         "$PY" -m pip uninstall -y onedl-mmcv >>"$LOG" 2>&1
-        "$PY" -m pip cache remove onedl_mmcv >>"$LOG" 2>&1
     fi
     command -v c++ >/dev/null 2>&1 || command -v g++ >/dev/null 2>&1 ||
         fail "no C++ compiler was found, and mmcv's operators must be compiled; install one (Debian, Ubuntu: g++ and the python3-dev package of your Python)."
