@@ -1,0 +1,83 @@
+"""The encoder of CMAE: a ViT that sees only the visible patches."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from mmpretrain.models import MAEViT, VisionTransformer
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from cmae_mm.errors import UserError
+from cmae_mm.pretrain.masking import Mask, block_mask, random_mask
+
+# The official initialisation of encoder and decoders; the patch projection and the MLP necks differ.
+XAVIER_INIT = (
+    {"type": "Xavier", "layer": "Linear", "distribution": "uniform"},
+    {"type": "Constant", "layer": "LayerNorm", "val": 1.0, "bias": 0.0},
+)
+
+
+@MODELS.register_module()
+class CMAEViT(MAEViT):
+    """mmpretrain's MAE encoder with block masks, injectable masks and an optional final norm.
+
+    State-dict keys are those of `MAEViT`, and of the official CMAE. Attention is
+    ``scaled_dot_product_attention``, as everywhere in mmpretrain. Also serves as the encoder of MAE.
+
+    Args:
+        mask_kind: ``"block"`` hides squares of patches (released code), ``"random"`` single patches (paper).
+        mask_ratio: Share of hidden cells.
+        mask_block: Side of a block in patches.
+        **kwargs: Arguments of `MAEViT`: ``arch``, ``img_size``, ``patch_size``, ``final_norm`` ...
+    """
+
+    def __init__(
+        self,
+        *,
+        mask_kind: Literal["block", "random"] = "block",
+        mask_ratio: float = 0.65,
+        mask_block: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        if mask_kind not in ("block", "random"):
+            raise UserError(f"backbone.mask_kind is {mask_kind!r}; set 'block' or 'random'.")
+        kwargs.setdefault("init_cfg", [dict(rule) for rule in XAVIER_INIT])
+        super().__init__(mask_ratio=mask_ratio, **kwargs)
+        self.mask_kind = mask_kind
+        self.mask_block = mask_block
+
+    def draw_mask(self, n: int, device: torch.device, generator: torch.Generator | None = None) -> Mask:
+        """Draw masks for ``n`` images on ``device``."""
+        grid = tuple(self.patch_resolution)
+        if self.mask_kind == "random":
+            return random_mask(n, grid, self.mask_ratio, generator, device)
+        return block_mask(n, grid, self.mask_ratio, self.mask_block, generator, device)
+
+    def forward(self, x: Tensor, mask: Mask | bool | None = True) -> Any:
+        """Encode visible patches, or all.
+
+        Args:
+            x: (N, 3, H, W) normalised images.
+            mask: True draws masks, a `Mask` is used as it is, None or False hides nothing.
+
+        Returns:
+            Masked: tokens (N, 1 + K, C) with the class token first, mask (N, L) and ids_restore (N, L), as
+            `MAEViT` returns them. Unmasked: what `VisionTransformer` returns, a tuple with one
+            (N, 1 + L, C) tensor by default; nothing is gathered.
+        """
+        if mask is None or mask is False:
+            return VisionTransformer.forward(self, x)
+        if mask is True:
+            mask = self.draw_mask(len(x), x.device)
+        assert isinstance(mask, Mask)
+        tokens = self.patch_embed(x)[0] + self.pos_embed[:, 1:]
+        visible = tokens.gather(1, mask.ids_keep.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
+        tokens = torch.cat([cls_token, visible], dim=1)
+        for layer in self.layers:
+            tokens = layer(tokens)
+        if self.final_norm:
+            tokens = self.norm1(tokens)
+        return tokens, mask.mask, mask.ids_restore
