@@ -5,6 +5,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+RECIPE ?= configs/benchmark/mini.toml
 
 help:  ## show the verbs
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,5 +28,5 @@ lint: setup  ## check format, style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: setup  ## run a benchmark recipe, e.g. ARGS='run configs/benchmark/<recipe>'
-	@$(BIN)/cmae-mm bench $(ARGS)
+bench: setup  ## run a benchmark recipe: RECIPE=configs/benchmark/<name>.toml
+	@$(BIN)/cmae-mm demo --recipe $(RECIPE) --out work_dirs/bench/$(basename $(notdir $(RECIPE))) $(ARGS)
