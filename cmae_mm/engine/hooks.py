@@ -12,6 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from cmae_mm.checkpoints import sha256_of
 from cmae_mm.engine.environment import device_name
 from cmae_mm.engine.run_metadata import code_commit, versions, write_json
 
@@ -98,6 +99,7 @@ class ResultRecordHook(Hook):
         """Write the record of a training run."""
         if runner.rank != 0:
             return
+        _link_last_checkpoint(Path(runner.work_dir))
         record = self._base(runner) | {
             "history": self.history,
             "last": self.history[-1] if self.history else {},
@@ -110,7 +112,8 @@ class ResultRecordHook(Hook):
         backbone = runner.cfg.get("model", {}).get("backbone", {})
         return {
             "config": Path(runner.cfg.filename or "").name,
-            "backbone_file": backbone.get("backbone_file"),
+            "backbone_file": (file := backbone.get("backbone_file")),
+            "backbone_sha256": sha256_of(file) if file else None,
             "seed": runner.seed,
             "iterations": runner.iter,
             "seconds": round(time.time() - self._start, 1),
@@ -119,6 +122,15 @@ class ResultRecordHook(Hook):
             "commit": code_commit(),
             "versions": versions(),
         }
+
+
+def _link_last_checkpoint(folder: Path) -> None:
+    """Let ``last.pth`` point to the newest checkpoint, whose name depends on the schedule."""
+    note = folder / "last_checkpoint"
+    if note.is_file():
+        link = folder / "last.pth"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(note.read_text().strip()).name)
 
 
 def _plain(metrics: dict[str, Any]) -> dict[str, float]:

@@ -1,0 +1,205 @@
+"""From a recipe to stages: separate programs with what they need and what they make."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmae_mm.benchmark.recipe import ROOT, Recipe, Task
+from cmae_mm.errors import UserError
+
+INITS = ("random", "pretrained")
+_CODE_ROOMS = ("pretrain", "checkpoints", "transfer", "data", "engine")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One program of a benchmark.
+
+    Attributes:
+        name: Unique; also the name of its log and state file.
+        title: What a person reads.
+        argv: The command.
+        needs: Names of stages that must be finished before.
+        makes: Files that exist when it is done.
+        progress: JSON file with ``done`` and ``total`` that it updates; None if it has none.
+        seconds: Rough duration.
+        inputs: Files whose content the result depends on, beside the code.
+    """
+
+    name: str
+    title: str
+    argv: tuple[str, ...]
+    needs: tuple[str, ...]
+    makes: tuple[Path, ...]
+    progress: Path | None
+    seconds: float
+    inputs: tuple[Path, ...] = ()
+
+    def fingerprint(self, code: str) -> str:
+        """Hash of the command, the content of the inputs and the code.
+
+        Args:
+            code: Hash of the code, see :func:`code_hash`.
+
+        Returns:
+            Hexadecimal digest.
+        """
+        digest = hashlib.sha256(code.encode())
+        digest.update("\0".join(self.argv).encode())
+        for path in self.inputs:
+            digest.update(path.read_bytes() if path.is_file() else b"absent")
+        return digest.hexdigest()
+
+
+def code_hash() -> str:
+    """Returns: Hash of everything that changes a number: configs and the rooms that runs import."""
+    digest = hashlib.sha256()
+    folders = [ROOT / "cmae_mm" / room for room in _CODE_ROOMS] + [ROOT / "configs"]
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def run_dir(out: Path, seed: int, task: str, init: str = "") -> Path:
+    """Returns: The work dir of one run."""
+    return out / "runs" / f"seed{seed}" / "-".join(filter(None, (task, init)))
+
+
+def backbone_path(out: Path, recipe: Recipe, seed: int) -> Path:
+    """Returns: The backbone file that a seed's pretraining ends in."""
+    return out / "backbones" / f"{recipe.pretrain.method.lower()}-seed{seed}.safetensors"
+
+
+def plan(recipe: Recipe, out: Path, seeds: tuple[int, ...]) -> list[Stage]:
+    """List the stages of a benchmark, each after what it needs.
+
+    Args:
+        recipe: What to run.
+        out: Folder of all outputs.
+        seeds: Random seeds.
+
+    Returns:
+        The stages.
+    """
+    stages = [_data(recipe, out)] if recipe.data_command else []
+    for seed in seeds:
+        stages += _pretraining(recipe, out, seed)
+        for task in recipe.tasks:
+            stages += [_transfer(recipe, out, seed, task, init) for init in INITS]
+    first = seeds[0]
+    stages += [_pictures(recipe, out, first, task) for task in recipe.tasks if _pictured(task)]
+    return stages
+
+
+def _data(recipe: Recipe, out: Path) -> Stage:
+    root = data_root(recipe, out)
+    argv = (sys.executable, "-m", "cmae_mm", "data", recipe.data_command, "--out", str(root), "--sheet")
+    return Stage("data", "render the data", argv, (), (root / "manifest.json",), None, recipe.data_seconds)
+
+
+def data_root(recipe: Recipe, out: Path) -> Path:
+    """Returns: The folder that holds the recipe's data."""
+    return Path(recipe.data_root) if recipe.data_root else out / "data"
+
+
+def _train(recipe: Recipe, out: Path, config: str, data: str, work: Path, seed: int) -> tuple[str, ...]:
+    return (
+        *(sys.executable, str(ROOT / "tools" / "train.py"), str(ROOT / config), "--work-dir", str(work)),
+        *("--data-root", str(data_root(recipe, out) / data), "--seed", str(seed), "--resume"),
+    )
+
+
+def _pretraining(recipe: Recipe, out: Path, seed: int) -> list[Stage]:
+    part = recipe.pretrain
+    work, backbone = run_dir(out, seed, "pretrain"), backbone_path(out, recipe, seed)
+    checkpoint, name = work / "last.pth", f"seed{seed}-pretrain"
+    data = ("data",) if recipe.data_command else ()
+    train = _train(recipe, out, part.config, part.data, work, seed)
+    export = (sys.executable, "-m", "cmae_mm", "export", str(checkpoint), "--out", str(backbone))
+    views = (
+        *(
+            sys.executable,
+            str(ROOT / "tools" / "visualize_pretraining.py"),
+            str(ROOT / part.config),
+            str(checkpoint),
+        ),
+        *(
+            "--data-root",
+            str(data_root(recipe, out) / part.data),
+            "--out",
+            str(out / "pictures" / f"views-seed{seed}.png"),
+        ),
+    )
+    made = (out / "pictures" / f"views-seed{seed}.png",)
+    return [
+        Stage(
+            name,
+            f"pretrain {part.method}",
+            train,
+            data,
+            (work / "result.json", checkpoint),
+            work / "progress.json",
+            part.seconds,
+        ),
+        Stage(
+            f"seed{seed}-export",
+            "export the encoder, compare with timm",
+            export,
+            (name,),
+            (backbone,),
+            None,
+            8,
+        ),
+        Stage(f"seed{seed}-views", "picture views and reconstructions", views, (name,), made, None, 10),
+    ]
+
+
+def _transfer(recipe: Recipe, out: Path, seed: int, task: Task, init: str) -> Stage:
+    work = run_dir(out, seed, task.name, init)
+    argv = _train(recipe, out, task.config, task.data, work, seed)
+    needs = ("data",) if recipe.data_command else ()
+    inputs: tuple[Path, ...] = ()
+    if init == "pretrained":
+        backbone = backbone_path(out, recipe, seed)
+        argv, needs, inputs = (*argv, "--backbone", str(backbone)), (f"seed{seed}-export",), (backbone,)
+    makes = (work / "result.json", work / "last.pth")
+    title = f"{task.title}, {recipe.pretrain.method if init == 'pretrained' else 'random init'}"
+    return Stage(
+        f"seed{seed}-{task.name}-{init}",
+        title,
+        argv,
+        needs,
+        makes,
+        work / "progress.json",
+        task.seconds,
+        inputs,
+    )
+
+
+def _pictured(task: Task) -> str | None:
+    return {"coco": "visualize_detections.py", "ade20k": "visualize_segmentation.py"}.get(task.data)
+
+
+def _pictures(recipe: Recipe, out: Path, seed: int, task: Task) -> Stage:
+    tool = _pictured(task)
+    if tool is None:
+        raise UserError(f"{task.name}: there are no pictures for data '{task.data}'")
+    picture = out / "pictures" / f"{task.name}.png"
+    argv = (
+        *(sys.executable, str(ROOT / "tools" / tool), str(ROOT / task.config)),
+        str(run_dir(out, seed, task.name, "pretrained") / "last.pth"),
+        *("--data-root", str(data_root(recipe, out) / task.data), "--out", str(picture)),
+    )
+    return Stage(
+        f"{task.name}-pictures",
+        f"picture {task.title}",
+        argv,
+        (f"seed{seed}-{task.name}-pretrained",),
+        (picture,),
+        None,
+        12,
+    )

@@ -1,0 +1,25 @@
+"""What every run shares: hooks, log, checkpoints. Says nothing about devices (the suite decides)."""
+
+from mmengine.hooks import CheckpointHook, DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
+from mmengine.hooks import RuntimeInfoHook
+from mmengine.visualization import LocalVisBackend, Visualizer
+
+default_scope = "mmpretrain"
+default_hooks = dict(
+    runtime_info=dict(type=RuntimeInfoHook),
+    timer=dict(type=IterTimerHook),
+    logger=dict(type=LoggerHook, interval=50),
+    param_scheduler=dict(type=ParamSchedulerHook),
+    checkpoint=dict(type=CheckpointHook, interval=1, max_keep_ckpts=2),
+    sampler_seed=dict(type=DistSamplerSeedHook),
+)
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
+visualizer = dict(type=Visualizer, vis_backends=[dict(type=LocalVisBackend)])
+log_level = "INFO"
+load_from = None
+resume = False
+randomness = dict(seed=0)

@@ -1,0 +1,39 @@
+"""Linear probe on the embedded ImageNet-style folder: the frozen encoder's mean patch token.
+
+Batch norm without scale before the linear layer, no weight decay: the form of MAE's probe at a small size.
+20 epochs x 47 iterations (3,000 / 64) = 940 iterations.
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.datasets.mini_imagenet import *
+    from .._base_.runtime import *
+
+from mmengine.optim import CosineAnnealingLR, OptimWrapper
+from mmpretrain.models import CrossEntropyLoss, ImageClassifier, LinearClsHead
+from torch.optim import SGD
+
+from cmae_mm.transfer.imagenet import ImageNetViT, PooledBatchNorm
+
+model = dict(
+    type=ImageClassifier,
+    backbone=dict(
+        type=ImageNetViT,
+        arch=dict(embed_dims=192, num_layers=6, num_heads=3, feedforward_channels=768),
+        img_size=64,
+        patch_size=8,
+        out_type="avg_featmap",
+        final_norm=True,
+        frozen_stages=6,
+        backbone_file=None,
+    ),
+    neck=dict(type=PooledBatchNorm, in_channels=192),
+    head=dict(type=LinearClsHead, num_classes=10, in_channels=192, loss=dict(type=CrossEntropyLoss)),
+)
+optim_wrapper = dict(
+    type=OptimWrapper,
+    optimizer=dict(type=SGD, lr=0.1 * 64 / 64, momentum=0.9, weight_decay=0.0),
+)
+param_scheduler = [dict(type=CosineAnnealingLR, T_max=20, by_epoch=True, convert_to_iter_based=True)]
+train_cfg = dict(by_epoch=True, max_epochs=20, val_interval=10)
