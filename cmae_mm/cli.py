@@ -87,7 +87,9 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
     mini = data.add_parser("mini", help="render the embedded sets (ImageNet, COCO and ADE20K layout)")
     mini.add_argument("--out", required=True, help="folder to make")
     mini.add_argument("--seed", type=int, default=0)
-    mini.add_argument("--sheet", action="store_true", help="also write contact sheets (PNG) beside the sets")
+    mini.add_argument(
+        "--sheets", type=Path, metavar="DIR", help="also write contact sheets (PNG) to this folder"
+    )
     mini.set_defaults(run=_data_mini)
 
 
@@ -107,7 +109,7 @@ def _demo(args: argparse.Namespace) -> int:
 def _data_mini(args: argparse.Namespace) -> int:
     from cmae_mm.data.command import make_with_progress
 
-    return make_with_progress(Path(args.out), args.seed, args.sheet)
+    return make_with_progress(Path(args.out), args.seed, args.sheets)
 
 
 def _export(args: argparse.Namespace) -> int:

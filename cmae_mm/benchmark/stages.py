@@ -97,7 +97,18 @@ def plan(recipe: Recipe, out: Path, seeds: tuple[int, ...]) -> list[Stage]:
 
 def _data(recipe: Recipe, out: Path) -> Stage:
     root = data_root(recipe, out)
-    argv = (sys.executable, "-m", "cmae_mm", "data", recipe.data_command, "--out", str(root), "--sheet")
+    sheets = str(out / "pictures" / "data")
+    argv = (
+        sys.executable,
+        "-m",
+        "cmae_mm",
+        "data",
+        recipe.data_command,
+        "--out",
+        str(root),
+        "--sheets",
+        sheets,
+    )
     return Stage("data", "render the data", argv, (), (root / "manifest.json",), None, recipe.data_seconds)
 
 
@@ -188,7 +199,7 @@ def _pictures(recipe: Recipe, out: Path, seed: int, task: Task) -> Stage:
     tool = _pictured(task)
     if tool is None:
         raise UserError(f"{task.name}: there are no pictures for data '{task.data}'")
-    picture = out / "pictures" / f"{task.name}.png"
+    picture = out / "pictures" / f"{task.name}-predictions.png"
     argv = (
         *(sys.executable, str(ROOT / "tools" / tool), str(ROOT / task.config)),
         str(run_dir(out, seed, task.name, "pretrained") / "last.pth"),

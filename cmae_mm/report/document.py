@@ -12,8 +12,8 @@ from cmae_mm.report.tables import csv_table, markdown_table, rows_of
 _CAPTIONS = {
     "curves.png": "Training loss of each run of the first seed.",
     "views-": "Eight images: master crop, online view, target view, masked input, reconstruction.",
-    "coco.png": "Detection: ground truth (left) beside prediction (right).",
-    "ade20k.png": "Segmentation: ground truth beside prediction.",
+    "coco": "Detection: ground truth (left) beside prediction (right).",
+    "ade20k": "Segmentation: ground truth beside prediction.",
 }
 
 
