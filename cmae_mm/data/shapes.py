@@ -278,11 +278,11 @@ def distractor(rng: Rng) -> Shape:
         arm = rng.uniform(0.2, 0.35)
         return [Part(_box(-1, -arm, 1, arm), BODY), Part(_box(-arm, -1, arm, 1), BODY)]
     if kind == 3:
-        turns = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+        angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
         radius: Points = np.full(40, 0.7)
         for k in (2, 3, 4):
-            radius += rng.uniform(-0.14, 0.14) * np.cos(k * turns + rng.uniform(0, 6))
-        return [Part(np.stack([radius * np.cos(turns), radius * np.sin(turns)], 1), BODY)]
+            radius += rng.uniform(-0.14, 0.14) * np.cos(k * angles + rng.uniform(0, 6))
+        return [Part(np.stack([radius * np.cos(angles), radius * np.sin(angles)], 1), BODY)]
     if kind == 4:
         return [Part(_oval(0, 0, 1, rng.uniform(0.6, 1), 0, 0.5), BODY)]
     x = np.linspace(-1, 1, 7)
