@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -187,7 +188,13 @@ def _run_all(tasks: list[_Task], workers: int) -> Iterator[tuple[int, _Made]]:
         yield from ((k, _run(task)) for k, task in enumerate(tasks))
         return
     # Spawn and not fork: the caller may hold threads (torch), whose locks a fork would copy.
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context("spawn"))
+    # Ctrl-C reaches the whole process group; only this process answers it, so that it can clean up.
+    pool = ProcessPoolExecutor(
+        min(workers, len(tasks)),
+        multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
     try:
         futures = {pool.submit(_run, task): k for k, task in enumerate(tasks)}
         for future in as_completed(futures):

@@ -113,10 +113,10 @@ def coco_scene(rng: Rng, empty: bool = False, crowd: bool = False) -> tuple[Imag
     sprites = _scatter(rng, size, int(rng.integers(1, 6)), (12, 0.3 * min(h, w)))
     if not empty:
         things = _scatter(rng, size, int(rng.integers(1, 5)), (13, 0.58 * min(h, w)), CLASSES_COCO)
-        if rng.random() < 0.25:  # chance alone would make too few of COCO's large objects
-            r = min(h, w) * rng.uniform(0.36, 0.52)
+        if rng.random() < 0.2:  # chance alone would make too few of COCO's large objects
+            r = min(h, w) * rng.uniform(0.5, 0.66)
             place = (float(w * rng.uniform(0.4, 0.6)), float(h * rng.uniform(0.4, 0.6)), float(r))
-            large = stamp(rng, str(rng.choice(CLASSES_COCO)), place, size)
+            large = stamp(rng, str(rng.choice(["cup", "house", "star"])), place, size)
             things += [] if large is None else [large]
         # Far to near is large to small, more or less: a large near object would hide the rest.
         order = np.argsort([-s.radius * rng.uniform(0.4, 1.6) for s in things])
