@@ -1,0 +1,70 @@
+"""COCO 2017 instances with large-scale jitter at 1024 px, as in ViTDet (detectron2, coco_loader_lsj.py)."""
+
+from mmcv.transforms import LoadImageFromFile, RandomResize
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import FilterAnnotations, LoadAnnotations, PackDetInputs, RandomCrop
+from mmdet.datasets.transforms import RandomFlip, Resize
+from mmdet.evaluation import FasterCocoMetric
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+
+data_root = "data/coco/"
+# Flip, zoom by 0.1 to 2.0, cut out at most 1024 x 1024; small images stay small and the model pads them.
+train_pipeline = [
+    dict(type=LoadImageFromFile),
+    dict(type=LoadAnnotations, with_bbox=True, with_mask=True),
+    dict(type=RandomFlip, prob=0.5),
+    dict(type=RandomResize, scale=(1024, 1024), ratio_range=(0.1, 2.0), resize_type=Resize, keep_ratio=True),
+    dict(
+        type=RandomCrop,
+        crop_type="absolute",
+        crop_size=(1024, 1024),
+        recompute_bbox=True,
+        allow_negative_crop=True,
+    ),
+    dict(type=FilterAnnotations, min_gt_bbox_wh=(1e-2, 1e-2)),
+    dict(type=PackDetInputs),
+]
+test_pipeline = [
+    dict(type=LoadImageFromFile),
+    dict(type=Resize, scale=(1024, 1024), keep_ratio=True),
+    dict(type=LoadAnnotations, with_bbox=True, with_mask=True),
+    dict(type=PackDetInputs, meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+]
+train_dataloader = dict(
+    batch_size=4,  # 16 GPUs x 4 = 64
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type=InfiniteSampler, shuffle=True),
+    dataset=dict(
+        type=CocoDataset,
+        data_root="data/coco/",
+        ann_file="annotations/instances_train2017.json",
+        data_prefix=dict(img="train2017/"),
+        filter_cfg=dict(filter_empty_gt=True, min_size=32),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type=DefaultSampler, shuffle=False),
+    dataset=dict(
+        type=CocoDataset,
+        data_root="data/coco/",
+        ann_file="annotations/instances_val2017.json",
+        data_prefix=dict(img="val2017/"),
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+# The compiled evaluator: the same twelve numbers as pycocotools with at most 100 boxes an image.
+val_evaluator = dict(
+    type=FasterCocoMetric,
+    ann_file="data/coco/annotations/instances_val2017.json",
+    metric=["bbox", "segm"],
+)
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator
+val_cfg = dict()
+test_cfg = dict()
