@@ -71,13 +71,13 @@ def imagenet_scene(rng: Rng, name: str) -> Image:
     h, w = (2 * int(n) for n in rng.integers(88, 121, 2))
     size, short = (h, w), min(h, w)
     light = Light.draw(rng)
-    radius = short * rng.uniform(0.24, 0.46)
-    wander = np.maximum(np.array([w, h]) / 2 - radius * 0.85, 0.05 * short)
+    radius = short * rng.uniform(0.32, 0.48)
+    wander = np.maximum(np.array([w, h]) / 2 - radius * 0.95, 0.03 * short)
     x, y = np.array([w, h]) / 2 + rng.uniform(-1, 1, 2) * wander
     main = stamp(rng, name, (float(x), float(y), radius), size)
     assert main is not None  # its centre is inside the picture
-    behind = _scatter(rng, size, int(rng.integers(2, 7)), (0.07 * short, 0.26 * short))
-    front = _scatter(rng, size, int(rng.integers(0, 4)), (0.06 * short, 0.2 * short))
+    behind = _scatter(rng, size, int(rng.integers(1, 6)), (0.06 * short, 0.2 * short))
+    front = _scatter(rng, size, int(rng.integers(0, 3)), (0.05 * short, 0.16 * short))
     full = np.count_nonzero(main.material)
     seen = np.bincount(render.stack_ids([main, *front], size).ravel(), minlength=2)[1]
     if seen < 0.65 * full:
