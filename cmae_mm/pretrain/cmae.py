@@ -16,6 +16,7 @@ from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from cmae_mm.pretrain.describe import describe_encoder
 from cmae_mm.pretrain.masking import Mask
 
 
@@ -128,6 +129,10 @@ class CMAE(BaseSelfSupervisor):
         image = self.head.restore_pixels(self.pixel_decoder(latent, ids_restore), images)
         pixels = mask.unsqueeze(-1).expand(-1, -1, self.head.patch_size**2 * self.head.in_channels)
         return Reconstruction(image, self.head.unpatchify(pixels)[:, :1])
+
+    def backbone_header(self) -> dict[str, Any]:
+        """Say which encoder a checkpoint of this model holds, as fields of `BackboneHeader`."""
+        return describe_encoder("cmae", self.backbone, self.data_preprocessor)
 
     @torch.no_grad()
     def _move_target(self, weight: float) -> None:

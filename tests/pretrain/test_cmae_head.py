@@ -53,9 +53,9 @@ def test_reconstruction_loss_by_hand():
             ]
             mean = sum(values) / 48
             spread = math.sqrt(sum((v - mean) ** 2 for v in values) / 47 + 1e-6)  # unbiased
-            total += sum(
-                (pred[n, patch, i].item() - (v - mean) / spread) ** 2 for i, v in enumerate(values)
-            ) / 48
+            total += (
+                sum((pred[n, patch, i].item() - (v - mean) / spread) ** 2 for i, v in enumerate(values)) / 48
+            )
     ours = head().reconstruction_loss(pred, images, mask)
     assert ours.item() == pytest.approx(total / 4, abs=1e-4)
     changed = pred + 100 * (1 - mask).unsqueeze(-1)  # visible patches have no say

@@ -48,7 +48,9 @@ def test_target_view_is_a_shifted_window():
             for y in range(8)
             for x in range(8)
             # the blur matrix of an unblurred image is the identity, up to the rounding of 72 products
-            if torch.allclose(img_t[n], (master[n, :, y : y + 64, x : x + 64].float() - mean) / std, atol=1e-4)
+            if torch.allclose(
+                img_t[n], (master[n, :, y : y + 64, x : x + 64].float() - mean) / std, atol=1e-4
+            )
         ]
         assert len(matches) == 1
         found.update(matches)
