@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,14 @@ class Pretraining:
         config: Config file, relative to the project.
         data: Folder below the data root.
         seconds: Rough duration on two cores.
+        options: ``--cfg-options`` of the run.
     """
 
     method: str
     config: str
     data: str
     seconds: float
+    options: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Task:
         metrics: Metric key of the record to the name in tables.
         seconds: Rough duration on two cores.
         scale: Factor from the recorded value to the unit of the table.
+        pictures: Which ``tools/visualize_*.py`` shows its predictions; empty for none.
+        options: ``--cfg-options`` of the runs.
     """
 
     name: str
@@ -59,6 +63,8 @@ class Task:
     metrics: Mapping[str, str]
     seconds: float
     scale: float = 1.0
+    pictures: str = ""
+    options: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,8 @@ def load_recipe(path: str | Path) -> Recipe:
         raise UserError(
             f"{path}: a field is missing or unknown ({error}); compare configs/benchmark/mini.toml"
         ) from None
+    if wrong := [t.pictures for t in recipe.tasks if t.pictures not in ("", "detections", "segmentation")]:
+        raise UserError(f"{path}: there is no picture tool '{wrong[0]}'; use detections or segmentation")
     for config in (recipe.pretrain.config, *(t.config for t in recipe.tasks)):
         if not (ROOT / config).is_file():
             raise UserError(f"{path}: names the config {config}, which does not exist; correct the path")

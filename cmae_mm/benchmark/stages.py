@@ -7,8 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmae_mm.benchmark.recipe import ROOT, Recipe, Task
-from cmae_mm.errors import UserError
+from cmae_mm.benchmark.recipe import ROOT, Pretraining, Recipe, Task
 
 INITS = ("random", "pretrained")
 _CODE_ROOMS = ("pretrain", "checkpoints", "transfer", "data", "engine")
@@ -91,25 +90,8 @@ def plan(recipe: Recipe, out: Path, seeds: tuple[int, ...]) -> list[Stage]:
         for task in recipe.tasks:
             stages += [_transfer(recipe, out, seed, task, init) for init in INITS]
     first = seeds[0]
-    stages += [_pictures(recipe, out, first, task) for task in recipe.tasks if _pictured(task)]
+    stages += [_pictures(recipe, out, first, task) for task in recipe.tasks if task.pictures]
     return stages
-
-
-def _data(recipe: Recipe, out: Path) -> Stage:
-    root = data_root(recipe, out)
-    sheets = str(out / "pictures" / "data")
-    argv = (
-        sys.executable,
-        "-m",
-        "cmae_mm",
-        "data",
-        recipe.data_command,
-        "--out",
-        str(root),
-        "--sheets",
-        sheets,
-    )
-    return Stage("data", "render the data", argv, (), (root / "manifest.json",), None, recipe.data_seconds)
 
 
 def data_root(recipe: Recipe, out: Path) -> Path:
@@ -117,100 +99,81 @@ def data_root(recipe: Recipe, out: Path) -> Path:
     return Path(recipe.data_root) if recipe.data_root else out / "data"
 
 
-def _train(recipe: Recipe, out: Path, config: str, data: str, work: Path, seed: int) -> tuple[str, ...]:
-    return (
-        *(sys.executable, str(ROOT / "tools" / "train.py"), str(ROOT / config), "--work-dir", str(work)),
-        *("--data-root", str(data_root(recipe, out) / data), "--seed", str(seed), "--resume"),
-    )
+def _suite(*words: object) -> tuple[str, ...]:
+    """A ``cmae-mm`` command."""
+    return (sys.executable, "-m", "cmae_mm", *map(str, words))
+
+
+def _tool(name: str, *words: object) -> tuple[str, ...]:
+    """A program of tools/."""
+    return (sys.executable, str(ROOT / "tools" / name), *map(str, words))
+
+
+def _options(part: Pretraining | Task) -> tuple[str, ...]:
+    return ("--cfg-options", *part.options) if part.options else ()
+
+
+def _data(recipe: Recipe, out: Path) -> Stage:
+    root = data_root(recipe, out)
+    argv = _suite("data", recipe.data_command, "--out", root, "--sheets", out / "pictures" / "data")
+    return Stage("data", "render the data", argv, (), (root / "manifest.json",), None, recipe.data_seconds)
+
+
+def _train(recipe: Recipe, out: Path, part: Pretraining | Task, work: Path, seed: int) -> tuple[str, ...]:
+    data = data_root(recipe, out) / part.data
+    words = ("--work-dir", work, "--data-root", data, "--seed", seed, "--resume")
+    return (*_tool("train.py", ROOT / part.config, *words), *_options(part))
 
 
 def _pretraining(recipe: Recipe, out: Path, seed: int) -> list[Stage]:
-    part = recipe.pretrain
+    part, name = recipe.pretrain, f"seed{seed}-pretrain"
     work, backbone = run_dir(out, seed, "pretrain"), backbone_path(out, recipe, seed)
-    checkpoint, name = work / "last.pth", f"seed{seed}-pretrain"
+    checkpoint, picture = work / "last.pth", out / "pictures" / f"views-seed{seed}.png"
     data = ("data",) if recipe.data_command else ()
-    train = _train(recipe, out, part.config, part.data, work, seed)
-    export = (sys.executable, "-m", "cmae_mm", "export", str(checkpoint), "--out", str(backbone))
-    views = (
-        *(
-            sys.executable,
-            str(ROOT / "tools" / "visualize_pretraining.py"),
-            str(ROOT / part.config),
-            str(checkpoint),
-        ),
-        *(
-            "--data-root",
-            str(data_root(recipe, out) / part.data),
-            "--out",
-            str(out / "pictures" / f"views-seed{seed}.png"),
-        ),
+    train = _train(recipe, out, part, work, seed)
+    makes = (work / "result.json", checkpoint)
+    export = _suite("export", checkpoint, "--out", backbone)
+    words = (
+        ROOT / part.config,
+        checkpoint,
+        "--data-root",
+        data_root(recipe, out) / part.data,
+        "--out",
+        picture,
     )
-    made = (out / "pictures" / f"views-seed{seed}.png",)
+    draw = (*_tool("visualize_pretraining.py", *words), *_options(part))
     return [
-        Stage(
-            name,
-            f"pretrain {part.method}",
-            train,
-            data,
-            (work / "result.json", checkpoint),
-            work / "progress.json",
-            part.seconds,
-        ),
-        Stage(
-            f"seed{seed}-export",
-            "export the encoder, compare with timm",
-            export,
-            (name,),
-            (backbone,),
-            None,
-            8,
-        ),
-        Stage(f"seed{seed}-views", "picture views and reconstructions", views, (name,), made, None, 10),
+        Stage(name, f"pretrain {part.method}", train, data, makes, work / "progress.json", part.seconds),
+        Stage(f"seed{seed}-export", "export, compare with timm", export, (name,), (backbone,), None, 8),
+        Stage(f"seed{seed}-views", "picture the views", draw, (name,), (picture,), None, 10),
     ]
 
 
 def _transfer(recipe: Recipe, out: Path, seed: int, task: Task, init: str) -> Stage:
     work = run_dir(out, seed, task.name, init)
-    argv = _train(recipe, out, task.config, task.data, work, seed)
+    argv = _train(recipe, out, task, work, seed)
     needs = ("data",) if recipe.data_command else ()
     inputs: tuple[Path, ...] = ()
     if init == "pretrained":
         backbone = backbone_path(out, recipe, seed)
         argv, needs, inputs = (*argv, "--backbone", str(backbone)), (f"seed{seed}-export",), (backbone,)
-    makes = (work / "result.json", work / "last.pth")
-    title = f"{task.title}, {recipe.pretrain.method if init == 'pretrained' else 'random init'}"
-    return Stage(
-        f"seed{seed}-{task.name}-{init}",
-        title,
-        argv,
-        needs,
-        makes,
-        work / "progress.json",
-        task.seconds,
-        inputs,
-    )
-
-
-def _pictured(task: Task) -> str | None:
-    return {"coco": "visualize_detections.py", "ade20k": "visualize_segmentation.py"}.get(task.data)
+    side = recipe.pretrain.method if init == "pretrained" else "random init"
+    name, makes = f"seed{seed}-{task.name}-{init}", (work / "result.json", work / "last.pth")
+    progress = work / "progress.json"
+    return Stage(name, f"{task.title}, {side}", argv, needs, makes, progress, task.seconds, inputs)
 
 
 def _pictures(recipe: Recipe, out: Path, seed: int, task: Task) -> Stage:
-    tool = _pictured(task)
-    if tool is None:
-        raise UserError(f"{task.name}: there are no pictures for data '{task.data}'")
     picture = out / "pictures" / f"{task.name}-predictions.png"
-    argv = (
-        *(sys.executable, str(ROOT / "tools" / tool), str(ROOT / task.config)),
-        str(run_dir(out, seed, task.name, "pretrained") / "last.pth"),
-        *("--data-root", str(data_root(recipe, out) / task.data), "--out", str(picture)),
+    checkpoint = run_dir(out, seed, task.name, "pretrained") / "last.pth"
+    words = (
+        ROOT / task.config,
+        checkpoint,
+        "--data-root",
+        data_root(recipe, out) / task.data,
+        "--out",
+        picture,
     )
-    return Stage(
-        f"{task.name}-pictures",
-        f"picture {task.title}",
-        argv,
-        (f"seed{seed}-{task.name}-pretrained",),
-        (picture,),
-        None,
-        12,
-    )
+    argv = (*_tool(f"visualize_{task.pictures}.py", *words), *_options(task))
+    needs = (f"seed{seed}-{task.name}-pretrained",)
+    return Stage(f"{task.name}-pictures", f"picture {task.title}", argv, needs, (picture,), None, 12)

@@ -57,8 +57,6 @@ def timm_model(path: str | Path) -> nn.Module:
     """
     from timm.models.vision_transformer import VisionTransformer
 
-    import cmae_mm.compat  # noqa: F401  (before torchvision, which timm imports)
-
     state, header = load_backbone(path)
     model = VisionTransformer(
         img_size=header.image_size,
@@ -89,8 +87,6 @@ def timm_difference(checkpoint: str | Path, path: str | Path, images: int = 2) -
         Maximum absolute difference over all tokens after the final norm.
     """
     from mmpretrain.models import VisionTransformer
-
-    import cmae_mm.compat  # noqa: F401  (before torchvision)
 
     _, header = load_backbone(path)
     arch = dict(

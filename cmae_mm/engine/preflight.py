@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -38,15 +38,13 @@ def _check(dataset: dict[str, Any]) -> None:
         _check(inner)
         return
     names = {base.__module__.split(".")[0] + "." + base.__name__ for base in _bases(dataset)}
-    root = dataset.get("data_root") or ""
+    root = Path(dataset.get("data_root") or "")
     prefix = dataset.get("data_prefix") or {}
     if "mmdet.CocoDataset" in names:
-        check_coco(os.path.join(root, dataset["ann_file"]), os.path.join(root, prefix.get("img", "")))
+        check_coco(root / dataset["ann_file"], root / prefix.get("img", ""))
     elif "mmseg.BaseSegDataset" in names:
         classes = (dataset.get("metainfo") or {}).get("classes") or _bases(dataset)[0].METAINFO["classes"]
-        check_ade20k(
-            os.path.join(root, prefix["img_path"]), os.path.join(root, prefix["seg_map_path"]), len(classes)
-        )
+        check_ade20k(root / prefix["img_path"], root / prefix["seg_map_path"], len(classes))
     elif "mmpretrain.CustomDataset" in names and not dataset.get("ann_file"):
         folder = prefix if isinstance(prefix, str) else prefix.get("img_path", "")
         check_image_folder(root, folder or dataset.get("split", ""))

@@ -21,7 +21,7 @@ model = dict(
     type=ImageClassifier,
     backbone=dict(
         type=ImageNetViT,
-        arch=dict(embed_dims=192, num_layers=6, num_heads=3, feedforward_channels=768),
+        arch=dict(embed_dims=128, num_layers=6, num_heads=4, feedforward_channels=512),
         img_size=64,
         patch_size=8,
         drop_path_rate=0.05,
@@ -32,7 +32,7 @@ model = dict(
     head=dict(
         type=LinearClsHead,
         num_classes=10,
-        in_channels=192,
+        in_channels=128,
         loss=dict(type=LabelSmoothLoss, label_smooth_val=0.1, mode="original"),
     ),
 )

@@ -20,7 +20,7 @@ model = dict(
     type=ImageClassifier,
     backbone=dict(
         type=ImageNetViT,
-        arch=dict(embed_dims=192, num_layers=6, num_heads=3, feedforward_channels=768),
+        arch=dict(embed_dims=128, num_layers=6, num_heads=4, feedforward_channels=512),
         img_size=64,
         patch_size=8,
         out_type="avg_featmap",
@@ -28,8 +28,8 @@ model = dict(
         frozen_stages=6,
         backbone_file=None,
     ),
-    neck=dict(type=PooledBatchNorm, in_channels=192),
-    head=dict(type=LinearClsHead, num_classes=10, in_channels=192, loss=dict(type=CrossEntropyLoss)),
+    neck=dict(type=PooledBatchNorm, in_channels=128),
+    head=dict(type=LinearClsHead, num_classes=10, in_channels=128, loss=dict(type=CrossEntropyLoss)),
 )
 optim_wrapper = dict(
     type=OptimWrapper,

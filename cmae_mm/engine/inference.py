@@ -1,0 +1,95 @@
+"""A trained model and a few samples, for pictures: no runner, no log, no work dir."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+
+import cmae_mm.compat
+from cmae_mm.checkpoints.safe_load import load_checkpoint
+from cmae_mm.engine.config import load_config, set_data_root
+from cmae_mm.engine.options import parse_options
+from cmae_mm.engine.preflight import check_datasets
+from cmae_mm.engine.runner import check_same_model
+from cmae_mm.errors import UserError
+
+
+def picture_arguments(purpose: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the words that every picture tool takes.
+
+    Args:
+        purpose: First line of the help.
+        argv: Words of the command line; those of the process if None.
+
+    Returns:
+        config, checkpoint, out, data_root, images (indices), count, seed, cfg_options.
+    """
+    parser = argparse.ArgumentParser(description=purpose)
+    parser.add_argument("config", help="config that the checkpoint was trained with")
+    parser.add_argument("checkpoint", help="checkpoint (.pth)")
+    parser.add_argument("--out", required=True, help="picture to write (.png)")
+    parser.add_argument("--data-root", help="use this folder in place of the config's data_root")
+    parser.add_argument("--images", type=int, nargs="+", help="indices of the images to show")
+    parser.add_argument("--count", type=int, default=8, help="how many, evenly spread, without --images")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of masks and shifts")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
+    return parser.parse_args(argv)
+
+
+def prepare(args: argparse.Namespace, phase: str) -> tuple[Config, Any, list[dict[str, Any]]]:
+    """Load config, model and samples.
+
+    Args:
+        args: See :func:`picture_arguments`.
+        phase: ``train`` or ``val``: which dataset the samples come from.
+
+    Returns:
+        Config, the model in evaluation mode, and the chosen samples after their pipeline.
+
+    Raises:
+        UserError: For a wrong path, architecture or index.
+    """
+    cmae_mm.compat.import_quietly()
+    cfg = load_config(args.config, parse_options(args.cfg_options))
+    if args.data_root:
+        set_data_root(cfg, args.data_root)
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    check_datasets(cfg, (phase,))
+    torch.manual_seed(args.seed)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    state = load_checkpoint(args.checkpoint).get("state_dict", {})
+    check_same_model(model, state, args.checkpoint)
+    model.load_state_dict(state)
+    model.train(False)
+    dataset = DATASETS.build(cfg[f"{phase}_dataloader"].dataset)
+    return cfg, model, [dataset[i] for i in _indices(args, len(dataset))]
+
+
+def _indices(args: argparse.Namespace, size: int) -> list[int]:
+    if not args.images:
+        count = min(args.count, size)
+        return [round(i * (size - 1) / max(count - 1, 1)) for i in range(count)]
+    if wrong := [i for i in args.images if not 0 <= i < size]:
+        raise UserError(f"--images {wrong[0]}: the data set has images 0 to {size - 1}; choose one of them")
+    return list(args.images)
+
+
+@torch.no_grad()
+def predict(model: Any, sample: dict[str, Any]) -> Any:
+    """Run one sample through the model.
+
+    Args:
+        model: A model in evaluation mode.
+        sample: A sample after its pipeline.
+
+    Returns:
+        The data sample with predictions.
+    """
+    return model.test_step(pseudo_collate([sample]))[0]

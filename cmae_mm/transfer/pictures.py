@@ -1,0 +1,100 @@
+"""Ground truth beside prediction, drawn by the libraries' own visualizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from mmdet.visualization import DetLocalVisualizer
+from mmseg.visualization import SegLocalVisualizer
+
+from cmae_mm.data.taxonomy import PALETTE_ADE20K, PALETTE_COCO
+from cmae_mm.engine.inference import picture_arguments, predict, prepare
+
+_TILE = 384  # width in pixels that an image is drawn at: small images are enlarged for legible labels
+
+
+def detections_main(argv: Sequence[str] | None = None) -> int:
+    """Draw boxes and masks: ``tools/visualize_detections.py``.
+
+    Args:
+        argv: Words of the command line; those of the process if None.
+
+    Returns:
+        Exit code 0.
+    """
+    args = picture_arguments("Draw ground truth (left) beside detections (right).", argv)
+    cfg, model, samples = prepare(args, "val")
+    classes = cfg.val_dataloader.dataset.metainfo["classes"]
+    visualizer = DetLocalVisualizer(name="detections")
+    visualizer.dataset_meta = {"classes": classes, "palette": _palette(PALETTE_COCO, len(classes))}
+    return _draw(args.out, visualizer, [predict(model, s) for s in samples], pred_score_thr=0.3)
+
+
+def segmentations_main(argv: Sequence[str] | None = None) -> int:
+    """Draw label maps: ``tools/visualize_segmentation.py``.
+
+    Args:
+        argv: Words of the command line; those of the process if None.
+
+    Returns:
+        Exit code 0.
+    """
+    args = picture_arguments(
+        "Draw image and ground truth (left) beside the predicted label map (right).", argv
+    )
+    cfg, model, samples = prepare(args, "val")
+    classes = cfg.val_dataloader.dataset.metainfo["classes"]
+    visualizer = SegLocalVisualizer(name="segmentations", alpha=0.6)
+    visualizer.dataset_meta = {"classes": classes, "palette": _palette(PALETTE_ADE20K, len(classes))}
+    return _draw(args.out, visualizer, [predict(model, s) for s in samples], with_labels=False)
+
+
+def _palette(known: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+    """The suite's palette where it is long enough, else fixed random colours."""
+    if len(known) >= count:
+        return [list(colour) for colour in known[:count]]
+    return np.random.default_rng(0).integers(30, 230, (count, 3)).tolist()
+
+
+def _draw(out: str, visualizer: Any, results: Sequence[Any], **options: Any) -> int:
+    tiles = []
+    for result in results:
+        image = cv2.cvtColor(cv2.imread(result.img_path), cv2.COLOR_BGR2RGB)
+        visualizer.add_datasample("picture", image, result.cpu(), show=False, **options)
+        tiles.append(_fit(visualizer.get_image(), 2 * _TILE))
+    save_tiles(tiles, out, columns=2)
+    print(f"{out}: {len(tiles)} images, ground truth left, prediction right")
+    return 0
+
+
+def _fit(image: np.ndarray, width: int) -> np.ndarray:
+    height = round(image.shape[0] * width / image.shape[1])
+    mode = cv2.INTER_NEAREST if width > image.shape[1] else cv2.INTER_AREA
+    return cv2.resize(image, (width, height), interpolation=mode)
+
+
+def save_tiles(tiles: Sequence[np.ndarray], out: str | Path, columns: int, gap: int = 6) -> None:
+    """Write RGB pictures as one sheet.
+
+    Args:
+        tiles: (H, W, 3) uint8 RGB pictures of one width; rows are as high as their highest tile.
+        out: PNG to write; its folder is made.
+        columns: Tiles in a row.
+        gap: White pixels between tiles.
+    """
+    rows = []
+    for start in range(0, len(tiles), columns):
+        row = list(tiles[start : start + columns])
+        height = max(t.shape[0] for t in row)
+        row += [np.full_like(row[0], 255)] * (columns - len(row))
+        padded = [
+            cv2.copyMakeBorder(t, 0, height + gap - t.shape[0], 0, gap, cv2.BORDER_CONSTANT, value=(255,) * 3)
+            for t in row
+        ]
+        rows.append(np.concatenate(padded, axis=1))
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(out), cv2.cvtColor(np.concatenate(rows, axis=0), cv2.COLOR_RGB2BGR))
