@@ -25,16 +25,16 @@ model.update(
         backbone=dict(
             img_size=128,
             patch_size=8,
-            embed_dims=192,
+            embed_dims=128,
             depth=6,
-            num_heads=3,
+            num_heads=4,
             pretrain_img_size=64,
             window_size=4,
             window_blocks=(0, 2, 4),
             drop_path_rate=0.0,
         ),
         # strides 4, 8, 16 and, from the extra level, 32
-        neck=dict(in_channels=192, out_channels=64, scales=(2.0, 1.0, 0.5)),
+        neck=dict(in_channels=128, out_channels=64, scales=(2.0, 1.0, 0.5)),
         rpn_head=dict(
             in_channels=64,
             feat_channels=64,

@@ -24,16 +24,16 @@ model.update(
         backbone=dict(
             img_size=128,
             patch_size=8,
-            embed_dims=192,
+            embed_dims=128,
             depth=6,
-            num_heads=3,
+            num_heads=4,
             pretrain_img_size=64,
             out_indices=(1, 2, 4, 5),
             drop_path_rate=0.0,
         ),
-        neck=dict(embed_dim=192, rescales=[2, 1, 0.5, 0.25]),
-        decode_head=dict(in_channels=[192, 192, 192, 192], channels=64, num_classes=10),
-        auxiliary_head=dict(in_channels=192, channels=64, num_classes=10),
+        neck=dict(embed_dim=128, rescales=[2, 1, 0.5, 0.25]),
+        decode_head=dict(in_channels=[128, 128, 128, 128], channels=64, num_classes=10),
+        auxiliary_head=dict(in_channels=128, channels=64, num_classes=10),
     )
 )
 model.test_cfg = dict(mode="whole")
