@@ -144,3 +144,17 @@ def test_target_statistics_come_from_its_own_batches(run):
     before = golden["state.target_projector.bn0.running_mean"]
     assert not torch.equal(model.target_projector.bn0.running_mean, before)
     assert not torch.equal(model.target_projector.bn0.running_mean, model.projector.bn0.running_mean)
+
+
+def test_bfloat16_stays_near(run):
+    """Mixed precision as in the recipes: the losses of the recorded step to 2 %."""
+    golden, _, _, _, mask = run
+    model = tiny_cmae()
+    model.load_state_dict(group(golden, "state."))
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.loss([golden["in.img"], golden["in.img_t"]], masks=mask)
+    assert losses["loss_rec"].dtype == losses["loss_con"].dtype == torch.float32
+    torch.testing.assert_close(losses["loss_rec"], golden["loss_rc"], rtol=2e-2, atol=0)
+    torch.testing.assert_close(losses["loss_con"], golden["loss_ct"], rtol=2e-2, atol=0)
+    sum(losses.values()).backward()
