@@ -22,9 +22,14 @@ from cmae_mm.transfer.attention import Attention, DecomposedAttention, TableAtte
 
 RelPos = Literal["none", "decomposed", "table"]
 
-# What a backbone file may lack (relative positions are new in the transfer) or hold in vain
-# (a dense backbone ends without the final norm; ViTDet also drops the class token).
-OPTIONAL_KEYS = (r"\.rel_pos_[hw]$", r"\.relative_position_bias_table$", r"^norm\.", r"^fc_norm\.")
+# What a backbone file may lack (relative positions are new in the transfer, some encoders have no class
+# token) or hold in vain (a dense backbone ends without the final norm; ViTDet drops the class token).
+OPTIONAL_KEYS = (
+    r"\.rel_pos_[hw]$",
+    r"\.relative_position_bias_table$",
+    r"^cls_token$",
+    r"^norm\.",
+)
 
 
 class Block(nn.Module):
@@ -165,8 +170,7 @@ class DenseViT(BaseModule):
             return
         from cmae_mm.checkpoints import load_into
 
-        optional = OPTIONAL_KEYS if self.cls_token is not None else (*OPTIONAL_KEYS, r"^cls_token$")
-        print_log(str(load_into(self, self.backbone_file, optional=optional)), logger="current")
+        print_log(str(load_into(self, self.backbone_file, optional=OPTIONAL_KEYS)), logger="current")
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Encode images.

@@ -29,7 +29,9 @@ def test_plain_attention_equals_the_written_out_form():
     torch.testing.assert_close(attn(x, (2, 3)), _explicit(attn, x, lambda q: 0.0), atol=1e-12, rtol=0)
 
 
-def test_decomposed_attention_uses_the_unscaled_query_and_each_offset_once():
+@pytest.mark.parametrize("write_out", [0, 1024])
+def test_decomposed_attention_uses_the_unscaled_query_and_each_offset_once(write_out, monkeypatch):
+    monkeypatch.setattr("cmae_mm.transfer.attention.CPU_WRITE_OUT", write_out)
     torch.manual_seed(0)
     attn, x, grid = DecomposedAttention(16, 2, (3, 4)).double(), torch.randn(2, 12, 16).double(), (3, 4)
     for table in (attn.rel_pos_h, attn.rel_pos_w):

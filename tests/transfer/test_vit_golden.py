@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cmae_mm.transfer import attention
 from cmae_mm.transfer.ade20k import CMAEUperNetViT
 from cmae_mm.transfer.coco import CMAEViTDet
 from cmae_mm.transfer.pyramid import SimpleFeaturePyramid
@@ -44,8 +45,10 @@ def _build(golden):
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("with_cp", [False, True])
-def test_features_levels_and_every_gradient_match_detectron2(name, with_cp):
+@pytest.mark.parametrize(("with_cp", "fused"), [(False, False), (False, True), (True, True)])
+def test_features_levels_and_every_gradient_match_detectron2(name, with_cp, fused, monkeypatch):
+    if fused:  # the kernel that GPUs and large images take
+        monkeypatch.setattr(attention, "CPU_WRITE_OUT", 0)
     golden = load_file(GOLDEN / f"{name}.safetensors")
     vit, pyramid = _build(golden)
     vit.with_cp = with_cp
