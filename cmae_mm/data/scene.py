@@ -112,7 +112,7 @@ def coco_scene(rng: Rng, empty: bool = False, crowd: bool = False) -> tuple[Imag
     size, light = (h, w), Light.draw(rng)
     sprites = _scatter(rng, size, int(rng.integers(1, 6)), (12, 0.3 * min(h, w)))
     if not empty:
-        things = _scatter(rng, size, int(rng.integers(1, 5)), (13, 0.58 * min(h, w)), CLASSES_COCO)
+        things = _scatter(rng, size, int(rng.integers(2, 6)), (26, 0.58 * min(h, w)), CLASSES_COCO)
         if rng.random() < 0.2:  # chance alone would make too few of COCO's large objects
             r = min(h, w) * rng.uniform(0.5, 0.66)
             place = (float(w * rng.uniform(0.4, 0.6)), float(h * rng.uniform(0.4, 0.6)), float(r))
