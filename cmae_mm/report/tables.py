@@ -42,6 +42,8 @@ class Row:
         """Which side has the higher mean."""
         if self.difference is None:
             return "not finished"
+        if self.difference == 0:
+            return "tie"
         return f"{self.method} wins" if self.difference > 0 else f"{self.method} does NOT win"
 
 

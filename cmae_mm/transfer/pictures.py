@@ -53,11 +53,12 @@ def segmentations_main(argv: Sequence[str] | None = None) -> int:
     return _draw(args.out, visualizer, [predict(model, s) for s in samples], with_labels=False)
 
 
-def _palette(known: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+def _palette(known: Sequence[Sequence[int]], count: int) -> list[tuple[int, ...]]:
     """The suite's palette where it is long enough, else fixed random colours."""
     if len(known) >= count:
-        return [list(colour) for colour in known[:count]]
-    return np.random.default_rng(0).integers(30, 230, (count, 3)).tolist()
+        return [tuple(colour) for colour in known[:count]]
+    drawn = np.random.default_rng(0).integers(30, 230, (count, 3)).tolist()
+    return [tuple(colour) for colour in drawn]
 
 
 def _draw(out: str, visualizer: Any, results: Sequence[Any], **options: Any) -> int:
