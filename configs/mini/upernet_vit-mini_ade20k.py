@@ -1,7 +1,7 @@
 """UperNet on a small ViT with the embedded segmentation set: minutes on two CPU cores.
 
 The full recipe at a small size; the patch is half as large, so the pyramid is too (strides 4 to 32).
-100 iterations x 8 / 400 images = 2 epochs.
+150 iterations x 8 / 400 images = 3 epochs.
 """
 
 from mmengine.config import read_base
@@ -45,8 +45,8 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.01, by_epoch=False, begin=0, end=15),
-    dict(type=PolyLR, eta_min=0.0, power=1.0, by_epoch=False, begin=15, end=100),
+    dict(type=PolyLR, eta_min=0.0, power=1.0, by_epoch=False, begin=15, end=150),
 ]
-train_cfg = dict(type=IterBasedTrainLoop, max_iters=100, val_interval=100)
-default_hooks.update(dict(logger=dict(interval=20), checkpoint=dict(by_epoch=False, interval=100)))
+train_cfg = dict(type=IterBasedTrainLoop, max_iters=150, val_interval=150)
+default_hooks.update(dict(logger=dict(interval=20), checkpoint=dict(by_epoch=False, interval=150)))
 log_processor = dict(by_epoch=False)
