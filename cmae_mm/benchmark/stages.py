@@ -144,8 +144,17 @@ def _pretraining(recipe: Recipe, out: Path, seed: int) -> list[Stage]:
     draw = (*_tool("visualize_pretraining.py", *words), *_options(part))
     return [
         Stage(name, f"pretrain {part.method}", train, data, makes, work / "progress.json", part.seconds),
-        Stage(f"seed{seed}-export", "export, compare with timm", export, (name,), (backbone,), None, 8),
-        Stage(f"seed{seed}-views", "picture the views", draw, (name,), (picture,), None, 10),
+        Stage(
+            f"seed{seed}-export",
+            "export, compare with timm",
+            export,
+            (name,),
+            (backbone,),
+            None,
+            8,
+            (checkpoint,),
+        ),
+        Stage(f"seed{seed}-views", "picture the views", draw, (name,), (picture,), None, 10, (checkpoint,)),
     ]
 
 
@@ -176,4 +185,5 @@ def _pictures(recipe: Recipe, out: Path, seed: int, task: Task) -> Stage:
     )
     argv = (*_tool(f"visualize_{task.pictures}.py", *words), *_options(task))
     needs = (f"seed{seed}-{task.name}-pretrained",)
-    return Stage(f"{task.name}-pictures", f"picture {task.title}", argv, needs, (picture,), None, 12)
+    name = f"{task.name}-pictures"
+    return Stage(name, f"picture {task.title}", argv, needs, (picture,), None, 12, (checkpoint,))

@@ -5,6 +5,7 @@ It is the one thing that crosses from pretraining to transfer. Nothing in it can
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -50,17 +51,22 @@ def save_backbone(path: str | Path, state: dict[str, torch.Tensor], header: Back
         header: What the tensors cannot tell.
 
     Raises:
-        UserError: If keys are missing or unexpected, or a value is not finite.
+        UserError: If keys are missing or unexpected, a value is not finite, or the file cannot be written.
     """
     _check_keys(set(state), header, str(path))
     if bad := [k for k, v in state.items() if not torch.isfinite(v).all()]:
         raise UserError(f"{path}: not written, {bad[0]} holds values that are not finite: training diverged")
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(target.name + ".part")
     tensors = {k: v.detach().to("cpu", torch.float32).clone().contiguous() for k, v in state.items()}
-    save_file(tensors, str(temporary), metadata={HEADER_KEY: header.to_json()})
-    os.replace(temporary, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, str(temporary), metadata={HEADER_KEY: header.to_json()})
+        os.replace(temporary, target)
+    except (SafetensorError, OSError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"{path}: cannot be written ({error}); choose another place") from None
 
 
 def load_backbone(path: str | Path) -> tuple[dict[str, torch.Tensor], BackboneHeader]:

@@ -76,8 +76,11 @@ class BackboneHeader:
             where: Named in the error message.
 
         Raises:
-            UserError: If a field is missing or unknown.
+            UserError: If a field is missing or unknown, or the format is newer than this program.
         """
+        version = values.get("format_version", FORMAT_VERSION)
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise UserError(f"{where}: the header has format version {version}; update cmae_mm")
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise UserError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -61,8 +63,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such checkpoint file; check the path")
     stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = []
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-        for name in names:
+        for name in _globals_of(path):
             if name not in _INERT | _DICTS and not name.startswith("numpy.dtypes."):
                 raise UserError(f"{path}: refused, it asks to load {name}, which weights do not need")
             stand_ins.append((OrderedDict if name in _DICTS else type("Inert", (_Inert,), {}), name))
@@ -71,6 +72,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged file
+        if unsafe := re.search(r"GLOBAL (\S+) was not an allowed", str(error)):
+            raise UserError(
+                f"{path}: refused, it asks to load {unsafe[1]}, which weights do not need"
+            ) from None
         reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
         raise UserError(
             f"{path}: not a readable checkpoint ({reason}); it may be damaged or cut short"
@@ -78,3 +83,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: holds a {type(loaded).__name__}, not a dictionary of weights")
     return loaded
+
+
+def _globals_of(path: str | Path) -> list[str]:
+    """Globals that need a stand-in; torch cannot list them in files from before torch 1.6: all of ours."""
+    if zipfile.is_zipfile(path):
+        return torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    return sorted(_INERT | _DICTS)

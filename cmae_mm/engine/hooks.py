@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -18,6 +21,7 @@ from cmae_mm.engine.run_metadata import code_commit, versions, write_json
 
 RECORD_FILE = "result.json"
 PROGRESS_FILE = "progress.json"
+EVALUATIONS_FILE = "evaluations.json"
 
 
 @HOOKS.register_module()
@@ -35,7 +39,7 @@ class PlainCheckpointHook(Hook):
         hub = checkpoint["message_hub"]
         hub["log_scalars"] = OrderedDict()
         hub["runtime_info"] = OrderedDict(
-            (k, v) for k, v in hub["runtime_info"].items() if isinstance(v, (int, float, str, bool))
+            (k, plain) for k, v in hub["runtime_info"].items() if (plain := _builtin(v)) is not None
         )
         checkpoint["meta"]["dataset_meta"] = None  # rebuilt from the config on resume
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -80,12 +84,15 @@ class ResultRecordHook(Hook):
         self._start = time.time()
 
     def before_train(self, runner: Runner) -> None:
-        """Start the clock."""
+        """Start the clock; a resumed run keeps the evaluations of its earlier part."""
         self._start = time.time()
+        self.history = _earlier_evaluations(Path(runner.work_dir), runner.iter)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Keep the metrics of one evaluation."""
         self.history.append({"iter": runner.iter, "epoch": runner.epoch, **_plain(metrics or {})})
+        if runner.rank == 0:
+            write_json(Path(runner.work_dir) / EVALUATIONS_FILE, self.history)
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Write the record of a test run."""
@@ -96,7 +103,16 @@ class ResultRecordHook(Hook):
             )
 
     def after_train(self, runner: Runner) -> None:
-        """Write the record of a training run."""
+        """Write the record of a training run.
+
+        A run that was stopped during its last evaluation finds nothing to train when it goes on; it
+        evaluates here.
+        """
+        if runner.val_loop is not None:
+            open_ = [not self.history or self.history[-1]["iter"] != runner.iter]
+            broadcast_object_list(open_)  # all processes evaluate, or none
+            if open_[0]:
+                runner.val_loop.run()
         if runner.rank != 0:
             return
         _link_last_checkpoint(Path(runner.work_dir))
@@ -124,6 +140,16 @@ class ResultRecordHook(Hook):
         }
 
 
+def _earlier_evaluations(folder: Path, iteration: int) -> list[dict[str, Any]]:
+    """Evaluations of an earlier part of this run, up to the iteration where it goes on."""
+    if iteration == 0:
+        return []
+    try:
+        return [e for e in json.loads((folder / EVALUATIONS_FILE).read_text()) if e["iter"] <= iteration]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
 def _link_last_checkpoint(folder: Path) -> None:
     """Let ``last.pth`` point to the newest checkpoint, whose name depends on the schedule."""
     note = folder / "last_checkpoint"
@@ -131,6 +157,19 @@ def _link_last_checkpoint(folder: Path) -> None:
         link = folder / "last.pth"
         link.unlink(missing_ok=True)
         link.symlink_to(Path(note.read_text().strip()).name)
+
+
+def _builtin(value: Any) -> Any:
+    """The value without NumPy (its scalars are floats too, but need a class to be unpickled), or None."""
+    if isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value)
+    if isinstance(value, list) and all(isinstance(v, int) for v in value):  # the kept checkpoints
+        return [int(v) for v in value]
+    return None
 
 
 def _plain(metrics: dict[str, Any]) -> dict[str, float]:

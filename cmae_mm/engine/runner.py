@@ -46,7 +46,11 @@ class SuiteRunner(Runner):
             UserError: If the file is unreadable or belongs to another architecture.
         """
         checkpoint = load_checkpoint(filename)
-        checkpoint.setdefault("meta", {}).pop("config", None)  # the base class would execute it
+        meta = checkpoint.setdefault("meta", {})
+        meta.pop("config", None)  # the base class would execute it
+        # Not in the file (PlainCheckpointHook); without it the base class warns of other data.
+        loader = getattr(self._train_loop, "dataloader", None)
+        meta["dataset_meta"] = getattr(getattr(loader, "dataset", None), "metainfo", None)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         check_same_model(model, checkpoint.get("state_dict", {}), filename)

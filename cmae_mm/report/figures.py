@@ -18,11 +18,13 @@ def read_scalars(work_dir: Path) -> list[dict[str, float]]:
     """
     lines = []
     for path in sorted(work_dir.glob("*/vis_data/scalars.json")):
-        for text in path.read_text().splitlines():
+        for text in path.read_text(errors="replace").splitlines():
             try:
-                lines.append(json.loads(text))
+                line = json.loads(text)
             except json.JSONDecodeError:  # a killed run may leave half a line
                 continue
+            if isinstance(line, dict):
+                lines.append(line)
     return lines
 
 
