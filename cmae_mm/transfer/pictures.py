@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def detections_main(argv: Sequence[str] | None = None) -> int:
     classes = cfg.val_dataloader.dataset.metainfo["classes"]
     visualizer = DetLocalVisualizer(name="detections")
     visualizer.dataset_meta = {"classes": classes, "palette": _palette(PALETTE_COCO, len(classes))}
-    return _draw(args.out, visualizer, [predict(model, s) for s in samples], pred_score_thr=0.3)
+    columns = "ground truth, prediction"
+    return _draw(args.out, visualizer, [predict(model, s) for s in samples], columns, pred_score_thr=0.3)
 
 
 def segmentations_main(argv: Sequence[str] | None = None) -> int:
@@ -48,9 +50,17 @@ def segmentations_main(argv: Sequence[str] | None = None) -> int:
     )
     cfg, model, samples = prepare(args, "val")
     classes = cfg.val_dataloader.dataset.metainfo["classes"]
-    visualizer = SegLocalVisualizer(name="segmentations", alpha=0.6)
+    visualizer = SegLocalVisualizer(name="segmentations", alpha=0.75)
     visualizer.dataset_meta = {"classes": classes, "palette": _palette(PALETTE_ADE20K, len(classes))}
-    return _draw(args.out, visualizer, [predict(model, s) for s in samples], with_labels=False)
+    columns = "image, ground truth, prediction"
+    return _draw(
+        args.out,
+        visualizer,
+        [predict(model, s) for s in samples],
+        columns,
+        with_labels=False,
+        with_image=True,
+    )
 
 
 def _palette(known: Sequence[Sequence[int]], count: int) -> list[tuple[int, ...]]:
@@ -61,14 +71,16 @@ def _palette(known: Sequence[Sequence[int]], count: int) -> list[tuple[int, ...]
     return [tuple(colour) for colour in drawn]
 
 
-def _draw(out: str, visualizer: Any, results: Sequence[Any], **options: Any) -> int:
+def _draw(out: str, visualizer: Any, results: Sequence[Any], columns: str, **options: Any) -> int:
     tiles = []
-    for result in results:
-        image = cv2.cvtColor(cv2.imread(result.img_path), cv2.COLOR_BGR2RGB)
-        visualizer.add_datasample("picture", image, result.cpu(), show=False, **options)
-        tiles.append(_fit(visualizer.get_image(), 2 * _TILE))
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = str(Path(folder) / "drawn.png")  # the one output that both visualizers have
+        for result in results:
+            image = cv2.cvtColor(cv2.imread(result.img_path), cv2.COLOR_BGR2RGB)
+            visualizer.add_datasample("picture", image, result.cpu(), out_file=drawn, **options)
+            tiles.append(_fit(cv2.cvtColor(cv2.imread(drawn), cv2.COLOR_BGR2RGB), 2 * _TILE))
     save_tiles(tiles, out, columns=2)
-    print(f"{out}: {len(tiles)} images, ground truth left, prediction right")
+    print(f"{out}: {len(tiles)} images: {columns}")
     return 0
 
 
