@@ -108,20 +108,39 @@ def load_recipe(path: str | Path) -> Recipe:
         values = tomllib.loads(Path(path).read_text())
     except OSError:
         raise UserError(f"{path}: no such benchmark recipe; recipes are under configs/benchmark/") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML ({error})") from None
     try:
         recipe = _build(values)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: a field is missing or unknown ({error}); compare configs/benchmark/mini.toml"
         ) from None
-    if wrong := [t.pictures for t in recipe.tasks if t.pictures not in ("", "detections", "segmentation")]:
-        raise UserError(f"{path}: there is no picture tool '{wrong[0]}'; use detections or segmentation")
+    _check(recipe, path)
+    return recipe
+
+
+def _check(recipe: Recipe, path: str | Path) -> None:
+    if not recipe.seeds or not all(isinstance(seed, int) for seed in recipe.seeds):
+        raise UserError(f"{path}: seeds must be a list of at least one number, for example seeds = [0]")
+    if not (recipe.data_command or recipe.data_root):
+        raise UserError(f"{path}: [data] needs command or root, so that the runs find data")
+    names = [task.name for task in recipe.tasks]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path}: two tasks are named '{twice[0]}'; give each its own name")
+    for task in recipe.tasks:
+        if not isinstance(task.metrics, dict):
+            raise UserError(
+                f"{path}: the metrics of {task.name} must be a table from recorded to shown names, for example "
+                f'{{ "mIoU" = "mIoU (%)" }}'
+            )
+        if task.pictures not in ("", "detections", "segmentation"):
+            raise UserError(
+                f"{path}: there is no picture tool '{task.pictures}'; use detections or segmentation"
+            )
     for config in (recipe.pretrain.config, *(t.config for t in recipe.tasks)):
         if not (ROOT / config).is_file():
             raise UserError(f"{path}: names the config {config}, which does not exist; correct the path")
-    return recipe
 
 
 def _build(values: dict[str, Any]) -> Recipe:
@@ -129,7 +148,7 @@ def _build(values: dict[str, Any]) -> Recipe:
     return Recipe(
         name=values["name"],
         title=values["title"],
-        seeds=tuple(values["seeds"]),
+        seeds=tuple(values["seeds"]) if isinstance(values["seeds"], list) else (),
         data_command=data.get("command", ""),
         data_root=data.get("root", ""),
         data_seconds=data.get("seconds", 0),
