@@ -12,6 +12,7 @@ from cmae_mm.benchmark.records import collect
 from cmae_mm.benchmark.scheduler import Scheduler, default_jobs
 from cmae_mm.benchmark.stages import code_hash, plan, run_dir
 from cmae_mm.benchmark.state import StateFolder
+from cmae_mm.errors import UserError
 from cmae_mm.report.document import write_report
 
 
@@ -27,9 +28,14 @@ def run_demo(out: Path, recipe_path: str | None, seeds: Sequence[int] | None) ->
         Exit code: 0 if everything is finished.
     """
     recipe = load_recipe(recipe_path or ROOT / "configs" / "benchmark" / "mini.toml")
-    chosen = tuple(seeds or recipe.seeds)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / ".gitignore").write_text((ROOT / "work_dirs.gitignore").read_text())
+    chosen = tuple(dict.fromkeys(seeds or recipe.seeds))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".gitignore").write_text((ROOT / "work_dirs.gitignore").read_text())
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be used as output folder ({error.strerror}); choose another --out"
+        ) from None
     began = time.monotonic()
     stages, jobs = plan(recipe, out.absolute(), chosen), default_jobs()
     scheduler = Scheduler(stages, StateFolder(out / "stages", code_hash()), out, jobs)

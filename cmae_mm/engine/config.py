@@ -78,21 +78,20 @@ def set_data_root(cfg: Config, root: str | Path) -> None:
         raise UserError(
             "--data-root: this config has no top-level data_root; set its dataset paths with --cfg-options"
         )
-    new = os.path.join(str(root), "")
+    stem, new = str(old).rstrip("/"), os.path.join(str(root), "")
 
     def walk(node: Any) -> Any:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                if isinstance(value, str) and value.startswith(old):
-                    node[key] = new + value[len(old) :]
-                else:
-                    walk(value)
-        elif isinstance(node, list):
-            for i, value in enumerate(node):
-                if isinstance(value, str) and value.startswith(old):
-                    node[i] = new + value[len(old) :]
-                else:
-                    walk(value)
+        """The node with paths replaced; dicts and lists are changed in place."""
+        if isinstance(node, str):
+            inside = node.rstrip("/") == stem or node.startswith(stem + "/")
+            return new + node[len(stem) :].lstrip("/") if inside else node
+        if isinstance(node, tuple):
+            items = tuple(map(walk, node))
+            return node if all(a is b for a, b in zip(items, node, strict=True)) else items
+        if isinstance(node, (dict, list)):
+            for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
+                if (changed := walk(value)) is not value:
+                    node[key] = changed
         return node
 
     walk(cfg._cfg_dict)

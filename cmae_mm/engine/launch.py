@@ -113,6 +113,10 @@ def _prepare(args: argparse.Namespace) -> Any:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cmae_mm.compat.import_quietly()
     cfg = load_config(args.config, parse_options(args.cfg_options))
+    if not cfg.get("model"):
+        raise UserError(
+            f"{args.config}: has no model, it is only a part of recipes; use a recipe of configs/"
+        )
     if args.data_root:
         set_data_root(cfg, args.data_root)
     if args.seed is not None:

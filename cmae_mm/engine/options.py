@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
 
 from cmae_mm.errors import UserError
+
+_RUNNER_READS = ("compile", "find_unused_parameters", "model_wrapper_cfg")
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -36,6 +39,8 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
                 f"--cfg-options: '{pair}' is not of the form key=value, for example optim_wrapper.lr=1e-4"
             )
         try:
+            if value[:1] in ("(", "[") and any(value.count(a) != value.count(b) for a, b in ("()", "[]")):
+                raise AssertionError("unbalanced brackets")
             options[key] = DictAction._parse_iterable(value)
         except AssertionError as error:
             raise UserError(f"--cfg-options: '{pair}' cannot be read ({error})") from None
@@ -64,13 +69,12 @@ def _check_field(cfg: Config, dotted: str) -> None:
     node: Any = cfg
     parts = dotted.split(".")
     for depth, part in enumerate(parts):
-        known = _known_fields(node)
+        known = list(dict.fromkeys([*_known_fields(node), *_implied_fields(parts[:depth], node)]))
         if part not in known:
             where = ".".join(parts[:depth]) or "the top level of the config"
             close = difflib.get_close_matches(part, known, n=1)
-            advice = (
-                f"did you mean '{close[0]}'?" if close else f"known there: {', '.join(sorted(known)[:12])}"
-            )
+            some = ", ".join(sorted(known)[:12]) or "nothing, it is a value"
+            advice = f"did you mean '{close[0]}'?" if close else f"known there: {some}"
             raise UserError(
                 f"--cfg-options: '{dotted}' names no field: there is no '{part}' in {where}; {advice}"
             )
@@ -89,10 +93,25 @@ def _known_fields(node: Any) -> list[str]:
     if isinstance(node, (list, tuple)):
         return [str(i) for i in range(len(node))]
     if isinstance(node, Config):
-        return [*node.keys(), *list(inspect.signature(Runner.__init__).parameters)[1:]]
+        # A pure Python config also holds the names that it imports.
+        own = [k for k, v in node.items() if not (inspect.isclass(v) or callable(v) or inspect.ismodule(v))]
+        return [*own, *list(inspect.signature(Runner.__init__).parameters)[1:], *_RUNNER_READS]
     if not isinstance(node, dict):
         return []
     return [*node.keys(), *_constructor_fields(node)]
+
+
+def _implied_fields(parts: Sequence[str], node: Any) -> list[str]:
+    """Fields of the parts whose class the config need not name, because the runner knows it."""
+    place = parts[0] if len(parts) == 1 else ""
+    if place.endswith("_dataloader"):
+        return list(inspect.signature(DataLoader.__init__).parameters)[1:]
+    if place == "optim_wrapper":
+        return ["constructor", "paramwise_cfg"]
+    if place == "train_cfg" and "type" not in node:
+        loop: Any = EpochBasedTrainLoop if node.get("by_epoch") else IterBasedTrainLoop
+        return list(inspect.signature(loop.__init__).parameters)[3:]  # without self, runner, dataloader
+    return []
 
 
 def _constructor_fields(node: dict[str, Any]) -> list[str]:
