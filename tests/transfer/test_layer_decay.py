@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.model import BaseModule
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from cmae_mm.errors import UserError
@@ -98,10 +99,11 @@ def test_agrees_with_mmpretrain_on_its_own_classifier():
     from mmpretrain.models import ImageClassifier
 
     arch = {"embed_dims": 24, "num_layers": 3, "num_heads": 2, "feedforward_channels": 48}
-    model = ImageClassifier(
-        backbone={"type": "VisionTransformer", "arch": arch, "img_size": 32, "patch_size": 8},
-        head={"type": "LinearClsHead", "num_classes": 5, "in_channels": 24},
-    )
+    with DefaultScope.overwrite_default_scope("mmpretrain"):  # other tests may have left another
+        model = ImageClassifier(
+            backbone={"type": "VisionTransformer", "arch": arch, "img_size": 32, "patch_size": 8},
+            head={"type": "LinearClsHead", "num_classes": 5, "in_channels": 24},
+        )
     optim = {"optimizer": {"type": "AdamW", "lr": LR, "weight_decay": WD}}
     theirs = LearningRateDecayOptimWrapperConstructor(
         optim,
