@@ -40,6 +40,7 @@ class Scheduler:
             if set(stage.needs) <= self.done and state.finished(stage):
                 self.done.add(stage.name)
         self.failed: dict[str, Stage] = {}
+        self._open: set[str] = set()
         self._running: dict[Stage, tuple[subprocess.Popen[bytes], float, IO[bytes]]] = {}
 
     def run(self) -> bool:
@@ -75,10 +76,12 @@ class Scheduler:
         for stage in self._waiting():
             if not set(stage.needs) <= self.done:
                 continue
-            if self.state.finished(stage):  # what it needed was made again, with the same content
-                self.done.add(stage.name)
+            if stage.name not in self._open and self.state.finished(stage):
+                self.done.add(stage.name)  # what it needed was made again, with the same content
                 started = True
-            elif len(self._running) < self.jobs:
+                continue
+            self._open.add(stage.name)  # its inputs are hashed once, not at every look
+            if len(self._running) < self.jobs:
                 self._start(stage)
                 started = True
         return started

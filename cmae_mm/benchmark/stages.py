@@ -49,8 +49,18 @@ class Stage:
         digest = hashlib.sha256(code.encode())
         digest.update("\0".join(self.argv).encode())
         for path in self.inputs:
-            digest.update(path.read_bytes() if path.is_file() else b"absent")
+            _update(digest, path)
         return digest.hexdigest()
+
+
+def _update(digest: hashlib._Hash, path: Path) -> None:
+    """Add a file's content, in blocks: checkpoints can be larger than a gigabyte."""
+    if not path.is_file():
+        digest.update(b"absent")
+        return
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
 
 
 def code_hash() -> str:

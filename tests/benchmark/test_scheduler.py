@@ -154,6 +154,24 @@ def test_a_remade_input_counts_by_its_content(bench, content, expected):
     assert bench.started == expected
 
 
+def test_inputs_are_hashed_once_a_run_not_at_every_look(bench, monkeypatch):
+    source = bench.root / "input"
+    source.write_text("1")
+    first = bench.stage("a", body="time.sleep(0.3)")
+    waiting = [bench.stage(name, inputs=[source]) for name in "bcd"]
+    bench.run([first, *waiting])
+    source.write_text("2")
+    first = dataclasses.replace(first, makes=(*first.makes, first.makes[0]), argv=(*first.argv, "again"))
+    looks = []
+    real = StateFolder.finished
+    monkeypatch.setattr(
+        StateFolder, "finished", lambda self, stage: looks.append(stage.name) or real(self, stage)
+    )
+    bench.run([first, *waiting], jobs=1)
+    assert sorted(bench.started) == ["a", "b", "c", "d"]
+    assert all(looks.count(name) <= 3 for name in "abcd")  # at the start, before it runs, after it ran
+
+
 def test_a_damaged_state_file_counts_as_open(bench):
     stages = [bench.stage("a")]
     bench.run(stages)
