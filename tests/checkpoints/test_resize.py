@@ -2,6 +2,9 @@
 
 import itertools
 
+import cmae_mm.compat  # noqa: F401  (before torchvision, which mmpretrain imports)
+
+# isort: split
 import pytest
 import torch
 from mmpretrain.models.utils import resize_pos_embed as oracle
