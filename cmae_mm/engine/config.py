@@ -12,6 +12,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 
+import cmae_mm.compat  # noqa: F401  (before torchvision, which the classes in configs import)
 from cmae_mm.engine.options import apply_options
 from cmae_mm.errors import UserError
 

@@ -1,10 +1,13 @@
 """A real pretraining checkpoint becomes a backbone file that timm computes the same features from."""
 
+from glob import glob
+
 import pytest
 import torch
 
 from cmae_mm.checkpoints import load_backbone, save_backbone, sha256_of
 from cmae_mm.checkpoints.export import export_backbone, timm_difference, timm_model
+from cmae_mm.engine.config import load_config
 from cmae_mm.errors import UserError
 
 
@@ -17,7 +20,11 @@ def exported(pretraining_run, tmp_path_factory):
 def test_header_tells_what_was_trained(exported):
     checkpoint, path, header = exported
     assert load_backbone(path)[1] == header
-    assert (header.method, header.width, header.depth, header.heads, header.patch) == ("cmae", 128, 2, 4, 8)
+    built = load_config(glob("configs/mini/cmae_vit-mini*_pretrain.py")[0]).model.backbone
+    assert (header.method, header.depth) == ("cmae", 2)
+    assert (header.width, header.heads) == (built.arch.embed_dims, built.arch.num_heads)
+    assert (header.hidden, header.image_size) == (built.arch.feedforward_channels, built.img_size)
+    assert header.patch == built.patch_size
     assert (header.channel_order, header.epochs, header.source) == ("bgr", 1, "last.pth")
     assert header.source_sha256 == sha256_of(checkpoint)
 
@@ -53,9 +60,9 @@ def test_the_comparison_with_timm_can_fail(exported, tmp_path, key):
 
 def test_the_comparison_with_timm_sees_wrong_heads(exported, tmp_path):
     checkpoint, path, header = exported
-    wrong = header.from_dict({**header.__dict__, "heads": 2}, "test")
+    wrong = header.from_dict({**header.__dict__, "heads": header.heads * 2}, "test")
     save_backbone(tmp_path / "wrong.safetensors", load_backbone(path)[0], wrong)
-    assert timm_model(tmp_path / "wrong.safetensors").blocks[0].attn.num_heads == 2
+    assert timm_model(tmp_path / "wrong.safetensors").blocks[0].attn.num_heads == wrong.heads
     with pytest.raises((AssertionError, RuntimeError)):  # mmpretrain builds it with the same header
         assert timm_difference(checkpoint, tmp_path / "wrong.safetensors") > 1e-5
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ from cmae_mm.cli import run as suite
 from cmae_mm.engine.launch import evaluate_main, train_main
 
 ROOT = Path(__file__).parents[2]
-LINEAR = "configs/mini/vit-mini-p8_linear_imagenet.py"
-COCO = "configs/mini/mask-rcnn_vitdet-mini_coco.py"
-ADE = "configs/mini/upernet_vit-mini_ade20k.py"
-PRETRAIN = "configs/mini/cmae_vit-mini-p8_pretrain.py"
+LINEAR = glob("configs/mini/vit-mini*_linear_imagenet.py")[0]
+COCO = glob("configs/mini/mask-rcnn*_coco.py")[0]
+ADE = glob("configs/mini/upernet*_ade20k.py")[0]
+PRETRAIN = glob("configs/mini/cmae_vit-mini*_pretrain.py")[0]
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_paths_and_fields(fails, tmp_path, mini_data):
     work = ("--work-dir", tmp_path / "w")
     fails(
         train_main,
-        "configs/mini/vit-mini-p8_linear.py",
+        LINEAR.replace("imagenet", "imagenot"),
         *work,
         says=["no such config file", f"did you mean {LINEAR}?"],
     )
@@ -138,7 +139,7 @@ def test_backbone_files(fails, tmp_path, mini_data, backbone_file, pretraining_r
     options = ("--cfg-options", *loader_options)
     fails(
         train_main, LINEAR, *words, "--backbone", backbone_file, *options,
-        says=["the file holds a ViT with width 48, depth 2, heads 3", "builds one with width 128, depth 6, heads 4"],
+        says=["the file holds a ViT with width 48, ", "builds one with width", "use the config of the same"],
     )  # fmt: skip
     fails(train_main, LINEAR, *words, "--backbone", pretraining_run / "last.pth", says="cmae-mm export")
     fails(train_main, PRETRAIN, *words, "--backbone", backbone_file, says="use a transfer config")
