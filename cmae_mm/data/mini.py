@@ -29,7 +29,7 @@ from cmae_mm.data import annotate, scene
 from cmae_mm.data.taxonomy import CLASSES_ADE20K, CLASSES_COCO, CLASSES_IMAGENET, COCO_CATEGORY_IDS
 from cmae_mm.errors import UserError
 
-VERSION = 2
+VERSION = 3
 """Of the pictures: raise it with every change that alters a file."""
 
 KIND = "cmae_mm mini data"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmae_mm.data import shapes, textures
+from cmae_mm.data.coats import Coat, draw_coat
 from cmae_mm.data.textures import LUMA, Field, Rng
 
 SUPERSAMPLING = 2
@@ -178,16 +179,15 @@ def halve_ids(ids: Ids) -> Ids:
     return np.where((c == d) | (b == c), c, np.where(a == b, a, d))
 
 
-def _paints(rng: Rng, behind: float) -> tuple[Field, Field]:
+def _paints(rng: Rng, behind: float, coat: Coat) -> tuple[Field, Field]:
     """Two colours for each material, between which its texture changes: (6, 3) each."""
-    body = textures.colour_away_from(rng, behind, 0.18)
+    body = textures.colour_away_from(rng, behind, 0.18, coat.hue)
     second = textures.colour_away_from(rng, float(body @ LUMA), 0.08)
     detail = textures.colour_away_from(rng, float(body @ LUMA), 0.2)
     dark, light = textures.colour(rng, (0.03, 0.2)), textures.colour(rng, (0.8, 1.0))
     first = np.stack([body, body, second, detail, dark, light * 0.5 + 0.4]).astype(np.float32)
-    strength = rng.uniform(0.0, 0.5)
     other = np.stack([textures.colour(rng) for _ in range(3)] + [detail, dark, light]).astype(np.float32)
-    return first, first + np.float32(strength) * (other - first)
+    return first, first + np.float32(coat.strength) * (other - first)
 
 
 def paint(rng: Rng, canvas: Field, sprite: Sprite, light: Light) -> None:
@@ -208,9 +208,9 @@ def paint(rng: Rng, canvas: Field, sprite: Sprite, light: Light) -> None:
         move = np.array([[1, 0, -light.x * reach], [0, 1, -light.y * reach]], np.float64)
         window *= 1 - np.float32(light.shadow) * cv2.warpAffine(soft, move, (w, h))[..., None]
     behind = float(cv2.mean(window)[:3] @ LUMA.astype(float))
-    first, other = _paints(rng, behind)
-    period = max(float(sprite.radius * rng.uniform(0.15, 0.6)), 4.0)
-    field = textures.any_texture(rng, h, w, period)[solid]
+    coat = draw_coat(rng, sprite.name)
+    first, other = _paints(rng, behind, coat)
+    field = coat.texture(rng, h, w, max(sprite.radius * coat.period, 4.0))[solid]
     material = sprite.material[solid]
     colours = first[material] + (other - first)[material] * field[:, None]
     slope = cv2.Sobel(soft, cv2.CV_32F, 1, 0) * light.x + cv2.Sobel(soft, cv2.CV_32F, 0, 1) * light.y

@@ -76,8 +76,8 @@ def imagenet_scene(rng: Rng, name: str) -> Image:
     x, y = np.array([w, h]) / 2 + rng.uniform(-1, 1, 2) * wander
     main = stamp(rng, name, (float(x), float(y), radius), size)
     assert main is not None  # its centre is inside the picture
-    behind = _scatter(rng, size, int(rng.integers(1, 6)), (0.06 * short, 0.2 * short))
-    front = _scatter(rng, size, int(rng.integers(0, 3)), (0.05 * short, 0.16 * short))
+    behind = _scatter(rng, size, int(rng.integers(0, 4)), (0.06 * short, 0.2 * short))
+    front = _scatter(rng, size, int(rng.integers(0, 2)), (0.05 * short, 0.16 * short))
     full = np.count_nonzero(main.material)
     seen = np.bincount(render.stack_ids([main, *front], size).ravel(), minlength=2)[1]
     if seen < 0.65 * full:
@@ -110,9 +110,9 @@ def coco_scene(rng: Rng, empty: bool = False, crowd: bool = False) -> tuple[Imag
     """
     h, w = (2 * int(n) for n in rng.integers(128, 161, 2))
     size, light = (h, w), Light.draw(rng)
-    sprites = _scatter(rng, size, int(rng.integers(1, 6)), (12, 0.3 * min(h, w)))
+    sprites = _scatter(rng, size, int(rng.integers(0, 4)), (12, 0.25 * min(h, w)))
     if not empty:
-        things = _scatter(rng, size, int(rng.integers(2, 6)), (26, 0.58 * min(h, w)), CLASSES_COCO)
+        things = _scatter(rng, size, int(rng.integers(1, 5)), (30, 0.5 * min(h, w)), CLASSES_COCO)
         if rng.random() < 0.2:  # chance alone would make too few of COCO's large objects
             r = min(h, w) * rng.uniform(0.5, 0.66)
             place = (float(w * rng.uniform(0.4, 0.6)), float(h * rng.uniform(0.4, 0.6)), float(r))

@@ -155,13 +155,23 @@ def colour(rng: Rng, value: tuple[float, float] = (0.2, 0.95), hue: float | None
     return (v * (1 - saturation * (1 - np.clip(primary, 0, 1)))).astype(np.float32)
 
 
-def colour_away_from(rng: Rng, luma: float, gap: float) -> Field:
-    """A random colour whose brightness differs from `luma` by at least `gap`, where a few draws find one."""
-    best = colour(rng)
+def colour_away_from(rng: Rng, luma: float, gap: float, hue: float | None = None) -> Field:
+    """A random colour whose brightness differs from `luma` by at least `gap`, where a few draws find one.
+
+    Args:
+        rng: Source of randomness.
+        luma: Brightness to stay away from.
+        gap: Least difference.
+        hue: See :func:`colour`.
+
+    Returns:
+        (3,) RGB in [0, 1].
+    """
+    best = colour(rng, hue=hue)
     for _ in range(6):
         if abs(float(best @ LUMA) - luma) >= gap:
             break
-        best = colour(rng)
+        best = colour(rng, hue=hue)
     return best
 
 

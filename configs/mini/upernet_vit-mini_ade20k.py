@@ -23,15 +23,15 @@ model.update(
         data_preprocessor=dict(size=(128, 128)),
         backbone=dict(
             img_size=128,
-            patch_size=8,
+            patch_size=16,
             embed_dims=128,
             depth=6,
             num_heads=4,
-            pretrain_img_size=64,
+            pretrain_img_size=96,
             out_indices=(1, 2, 4, 5),
             drop_path_rate=0.0,
         ),
-        neck=dict(embed_dim=128, rescales=[2, 1, 0.5, 0.25]),
+        neck=dict(embed_dim=128, rescales=[4, 2, 1, 0.5]),
         decode_head=dict(in_channels=[128, 128, 128, 128], channels=64, num_classes=10),
         auxiliary_head=dict(in_channels=128, channels=64, num_classes=10),
     )

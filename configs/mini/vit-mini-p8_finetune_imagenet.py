@@ -22,8 +22,8 @@ model = dict(
     backbone=dict(
         type=ImageNetViT,
         arch=dict(embed_dims=128, num_layers=6, num_heads=4, feedforward_channels=512),
-        img_size=64,
-        patch_size=8,
+        img_size=96,
+        patch_size=16,
         drop_path_rate=0.05,
         out_type="avg_featmap",
         final_norm=False,
