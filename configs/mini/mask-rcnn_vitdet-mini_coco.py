@@ -50,7 +50,7 @@ model.update(
             ),
             bbox_head=dict(
                 type=ConvFCBBoxHead,
-                num_shared_convs=1,
+                num_shared_convs=0,
                 num_shared_fcs=1,
                 in_channels=64,
                 conv_out_channels=64,
@@ -68,7 +68,7 @@ model.update(
         train_cfg=dict(
             rpn=dict(sampler=dict(num=64)),
             rpn_proposal=dict(nms_pre=200, max_per_img=100),
-            rcnn=dict(sampler=dict(num=64), mask_size=14),
+            rcnn=dict(sampler=dict(num=32), mask_size=14),
         ),
         test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=50)),
     )

@@ -1,6 +1,6 @@
 """UperNet on a small ViT with the embedded segmentation set: minutes on two CPU cores.
 
-The full recipe at a small size; the patch is half as large, so the pyramid is too (strides 4 to 32).
+The full recipe at a small size, with the same patch and pyramid.
 150 iterations x 8 / 400 images = 3 epochs.
 """
 
