@@ -19,7 +19,7 @@ seeds = [3]
 root = "{data}"
 [pretrain]
 method = "CMAE"
-config = "configs/mini/cmae_vit-mini-p16_pretrain.py"
+config = "configs/mini/cmae_vit-mini-p8_pretrain.py"
 data = "imagenet"
 seconds = 10
 options = ["train_dataloader.batch_size=8", "train_cfg.max_epochs=1"]
@@ -27,7 +27,7 @@ options = ["train_dataloader.batch_size=8", "train_cfg.max_epochs=1"]
 name = "linear"
 title = "linear"
 protocol = "tiny"
-config = "configs/mini/vit-mini-p16_linear_imagenet.py"
+config = "configs/mini/vit-mini-p8_linear_imagenet.py"
 data = "imagenet"
 seconds = 10
 metrics = {{ "accuracy/top1" = "top-1 (%)" }}

@@ -14,7 +14,7 @@ from cmae_mm.errors import UserError
 
 def _parser(purpose: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=purpose)
-    parser.add_argument("config", help="config file, for example configs/mini/cmae_vit-mini-p16_pretrain.py")
+    parser.add_argument("config", help="config file, for example configs/mini/cmae_vit-mini-p8_pretrain.py")
     parser.add_argument(
         "--work-dir", help="where logs, checkpoints and records go (default: work_dirs/<config name>)"
     )

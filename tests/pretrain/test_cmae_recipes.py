@@ -146,7 +146,7 @@ def test_full_size_step_on_two_images(full):
 
 
 def test_every_trainable_parameter_gets_a_gradient_in_the_small_recipe():
-    config = Config.fromfile(ROOT / "configs" / "mini" / "cmae_vit-mini-p16_pretrain.py")
+    config = Config.fromfile(ROOT / "configs" / "mini" / "cmae_vit-mini-p8_pretrain.py")
     model = build(config).train()
     model.init_weights()
     master = torch.randint(0, 256, (4, 3, 72, 72), dtype=torch.uint8)
@@ -158,7 +158,7 @@ def test_every_trainable_parameter_gets_a_gradient_in_the_small_recipe():
 
 
 def test_small_recipe_features_pictures_and_header():
-    config = Config.fromfile(ROOT / "configs" / "mini" / "cmae_vit-mini-p16_pretrain.py")
+    config = Config.fromfile(ROOT / "configs" / "mini" / "cmae_vit-mini-p8_pretrain.py")
     model = build(config)
     model.init_weights()
     master = torch.randint(0, 256, (2, 3, 72, 72), dtype=torch.uint8)

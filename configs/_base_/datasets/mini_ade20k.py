@@ -17,7 +17,7 @@ train_pipeline = [
     dict(type=LoadImageFromFile),
     dict(type=LoadAnnotations),
     dict(type=RandomResize, scale=(128, 128), ratio_range=(0.75, 1.5), resize_type=Resize, keep_ratio=True),
-    dict(type=RandomCrop, crop_size=(128, 128), cat_max_ratio=0.9),
+    dict(type=RandomCrop, crop_size=(96, 96), cat_max_ratio=0.9),
     dict(type=RandomFlip, prob=0.5),
     dict(type=PackSegInputs),
 ]

@@ -1,6 +1,6 @@
 """The embedded detection set in COCO's layout: 400 training and 100 validation images of 128 to 160 px.
 
-Images are brought to at most 128 px; the model pads them to 128 x 128.
+Images are brought to at most 96 px; the model pads them to 96 x 96.
 """
 
 from mmcv.transforms import LoadImageFromFile, RandomResize
@@ -16,11 +16,11 @@ train_pipeline = [
     dict(type=LoadImageFromFile),
     dict(type=LoadAnnotations, with_bbox=True, with_mask=True),
     dict(type=RandomFlip, prob=0.5),
-    dict(type=RandomResize, scale=(128, 128), ratio_range=(0.8, 1.25), resize_type=Resize, keep_ratio=True),
+    dict(type=RandomResize, scale=(96, 96), ratio_range=(0.8, 1.25), resize_type=Resize, keep_ratio=True),
     dict(
         type=RandomCrop,
         crop_type="absolute",
-        crop_size=(128, 128),
+        crop_size=(96, 96),
         recompute_bbox=True,
         allow_negative_crop=True,
     ),
@@ -29,7 +29,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type=LoadImageFromFile),
-    dict(type=Resize, scale=(128, 128), keep_ratio=True),
+    dict(type=Resize, scale=(96, 96), keep_ratio=True),
     dict(type=LoadAnnotations, with_bbox=True, with_mask=True),
     dict(type=PackDetInputs, meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]

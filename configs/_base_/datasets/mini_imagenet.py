@@ -1,4 +1,4 @@
-"""The embedded ImageNet-style folder at 96 px, labelled: 3,000 training and 500 validation images."""
+"""The embedded ImageNet-style folder at 64 px, labelled: 3,000 training and 500 validation images."""
 
 from mmengine.dataset import DefaultSampler, default_collate
 from mmpretrain.datasets import CustomDataset, LoadImageFromFile, PackInputs, RandomFlip
@@ -14,7 +14,7 @@ train_pipeline = [
     dict(type=LoadImageFromFile),
     dict(
         type=RandomResizedCrop,
-        scale=96,
+        scale=64,
         crop_ratio_range=(0.35, 1.0),
         backend="pillow",
         interpolation="bicubic",
@@ -24,12 +24,12 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type=LoadImageFromFile),
-    dict(type=ResizeEdge, scale=110, edge="short", backend="pillow", interpolation="bicubic"),
-    dict(type=CenterCrop, crop_size=96),
+    dict(type=ResizeEdge, scale=72, edge="short", backend="pillow", interpolation="bicubic"),
+    dict(type=CenterCrop, crop_size=64),
     dict(type=PackInputs),
 ]
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=32,
     num_workers=1,
     persistent_workers=True,
     collate_fn=dict(type=default_collate),

@@ -1,7 +1,7 @@
 """Fine-tuning on the embedded ImageNet-style folder: mean patch token, a new norm, a linear layer.
 
 The form of MAE's fine-tuning at a small size: AdamW, layer decay, drop path, label smoothing.
-12 epochs x 47 iterations (3,000 / 64) = 564 iterations, 2 epochs of warm-up.
+6 epochs x 94 iterations (3,000 / 32) = 564 iterations, 1 epoch of warm-up.
 """
 
 from mmengine.config import read_base
@@ -22,8 +22,8 @@ model = dict(
     backbone=dict(
         type=ImageNetViT,
         arch=dict(embed_dims=128, num_layers=6, num_heads=4, feedforward_channels=512),
-        img_size=96,
-        patch_size=16,
+        img_size=64,
+        patch_size=8,
         drop_path_rate=0.05,
         out_type="avg_featmap",
         final_norm=False,
@@ -38,13 +38,13 @@ model = dict(
 )
 optim_wrapper = dict(
     type=OptimWrapper,
-    # 1e-3 at batch 64: base 4e-3 per 256 images
-    optimizer=dict(type=AdamW, lr=4e-3 * 64 / 256, betas=(0.9, 0.999), weight_decay=0.05),
+    # 1e-3 at batch 32: 8e-3 for each 256 images
+    optimizer=dict(type=AdamW, lr=8e-3 * 32 / 256, betas=(0.9, 0.999), weight_decay=0.05),
     constructor=LayerDecayConstructor,
-    paramwise_cfg=dict(layer_decay_rate=0.75, no_decay=("ndim1", "pos_embed", "cls_token")),
+    paramwise_cfg=dict(layer_decay_rate=0.9, no_decay=("ndim1", "pos_embed", "cls_token")),
 )
 param_scheduler = [
-    dict(type=LinearLR, start_factor=1e-2, end=2, by_epoch=True, convert_to_iter_based=True),
-    dict(type=CosineAnnealingLR, T_max=10, begin=2, end=12, by_epoch=True, convert_to_iter_based=True),
+    dict(type=LinearLR, start_factor=1e-2, end=1, by_epoch=True, convert_to_iter_based=True),
+    dict(type=CosineAnnealingLR, T_max=5, begin=1, end=6, by_epoch=True, convert_to_iter_based=True),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=12, val_interval=6)
+train_cfg = dict(by_epoch=True, max_epochs=6, val_interval=3)

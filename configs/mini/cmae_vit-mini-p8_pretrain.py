@@ -1,33 +1,33 @@
 """CMAE with a small ViT on the embedded images, for minutes on two CPU cores.
 
-The released recipe at another size: 96 px, 6 x 6 patches in 3 x 3 cells; int(9 * 0.35) = 3 cells = 12 patches
+The released recipe at another size: 64 px, 8 x 8 patches in 4 x 4 cells; int(16 * 0.35) = 5 cells = 20 patches
 stay visible.
 """
 
 from mmengine.config import read_base
 
 with read_base():
-    from .._base_.datasets.mini_master110 import *
+    from .._base_.datasets.mini_master72 import *
     from .._base_.models.cmae_vit_b_p16 import *
     from .._base_.runtime import *
     from .._base_.schedules.cmae_adamw_300e import *
 
 model.update(momentum=0.99)  # 0.996 would still hold half of the start after 170 steps
-model["data_preprocessor"].update(size=96, max_shift=13)  # 31 / 224 of 96
+model["data_preprocessor"].update(size=64, max_shift=7)
 model["backbone"].update(
-    arch=dict(embed_dims=128, num_layers=6, num_heads=4, feedforward_channels=512), img_size=96, patch_size=16
+    arch=dict(embed_dims=128, num_layers=6, num_heads=4, feedforward_channels=512), img_size=64, patch_size=8
 )
-decoder = dict(num_patches=36, patch_size=16, embed_dim=128, decoder_embed_dim=96, decoder_num_heads=3)
+decoder = dict(num_patches=64, patch_size=8, embed_dim=128, decoder_embed_dim=64, decoder_num_heads=4)
 model["pixel_decoder"].update(decoder, decoder_depth=2)
 model["feature_decoder"].update(decoder, decoder_depth=1)
 model["projector"].update(in_channels=128, hid_channels=256, out_channels=64)
-model["head"].update(patch_size=16)
+model["head"].update(patch_size=8)
 model["head"]["predictor"].update(in_channels=64, hid_channels=256, out_channels=64)
 
 # 1e-3 at batch 32: 8e-3 for each 256 images, large as the run is short
 optim_wrapper["optimizer"].update(lr=8e-3 * 32 / 256)
-# 30 epochs x 94 iterations (3,000 / 32) = 2,820 iterations, 3 epochs of warm-up
+# 24 epochs x 94 iterations (3,000 / 32) = 2,256 iterations, 3 epochs of warm-up
 param_scheduler[0].update(start_factor=1e-2, end=3)
-param_scheduler[1].update(T_max=27, begin=3, end=30)
-train_cfg.update(max_epochs=30)
-default_hooks.update(checkpoint=dict(interval=6))
+param_scheduler[1].update(T_max=21, begin=3, end=24)
+train_cfg.update(max_epochs=24)
+default_hooks.update(checkpoint=dict(interval=4))

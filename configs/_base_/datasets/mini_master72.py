@@ -1,4 +1,4 @@
-"""The embedded ImageNet-style folder for CMAE at 96 px: 3,000 images, 110 px master crops (256/224 of 96), labels not read."""
+"""The embedded ImageNet-style folder for CMAE at 64 px: 3,000 images, 72 px master crops, labels not read."""
 
 from mmengine.dataset import DefaultSampler, default_collate
 from mmpretrain.datasets import CustomDataset, LoadImageFromFile, PackInputs, RandomFlip, RandomResizedCrop
@@ -8,7 +8,7 @@ train_pipeline = [
     dict(type=LoadImageFromFile),
     dict(
         type=RandomResizedCrop,
-        scale=110,
+        scale=72,
         crop_ratio_range=(0.2, 1.0),
         backend="pillow",
         interpolation="bicubic",
