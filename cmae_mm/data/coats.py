@@ -65,11 +65,8 @@ def draw_coat(rng: Rng, name: str | None) -> Coat:
     Returns:
         The coat.
     """
-    texture, period, strength = (
-        textures.any_texture,
-        float(rng.uniform(0.15, 0.6)),
-        float(rng.uniform(0.0, 0.5)),
-    )
+    texture: Texture = textures.any_texture
+    period, strength = float(rng.uniform(0.15, 0.6)), float(rng.uniform(0.0, 0.5))
     hue = None
     if name is not None:
         usual, relative, tone = _USUAL[name]

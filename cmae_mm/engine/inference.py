@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
@@ -43,7 +42,7 @@ def picture_arguments(purpose: str, argv: Sequence[str] | None) -> argparse.Name
     return parser.parse_args(argv)
 
 
-def prepare(args: argparse.Namespace, phase: str) -> tuple[Config, Any, list[dict[str, Any]]]:
+def prepare(args: argparse.Namespace, phase: str) -> tuple[tuple[str, ...], Any, list[dict[str, Any]]]:
     """Load config, model and samples.
 
     Args:
@@ -51,7 +50,7 @@ def prepare(args: argparse.Namespace, phase: str) -> tuple[Config, Any, list[dic
         phase: ``train`` or ``val``: which dataset the samples come from.
 
     Returns:
-        Config, the model in evaluation mode, and the chosen samples after their pipeline.
+        Names of the classes, the model in evaluation mode, and the chosen samples after their pipeline.
 
     Raises:
         UserError: For a wrong path, architecture or index.
@@ -69,7 +68,8 @@ def prepare(args: argparse.Namespace, phase: str) -> tuple[Config, Any, list[dic
     model.load_state_dict(state)
     model.train(False)
     dataset = DATASETS.build(cfg[f"{phase}_dataloader"].dataset)
-    return cfg, model, [dataset[i] for i in _indices(args, len(dataset))]
+    classes = tuple(dataset.metainfo.get("classes") or ())
+    return classes, model, [dataset[i] for i in _indices(args, len(dataset))]
 
 
 def _indices(args: argparse.Namespace, size: int) -> list[int]:

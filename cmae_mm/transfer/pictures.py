@@ -28,8 +28,7 @@ def detections_main(argv: Sequence[str] | None = None) -> int:
         Exit code 0.
     """
     args = picture_arguments("Draw ground truth (left) beside detections (right).", argv)
-    cfg, model, samples = prepare(args, "val")
-    classes = cfg.val_dataloader.dataset.metainfo["classes"]
+    classes, model, samples = prepare(args, "val")
     visualizer = DetLocalVisualizer(name="detections")
     visualizer.dataset_meta = {"classes": classes, "palette": _palette(PALETTE_COCO, len(classes))}
     columns = "ground truth, prediction"
@@ -48,8 +47,7 @@ def segmentations_main(argv: Sequence[str] | None = None) -> int:
     args = picture_arguments(
         "Draw image and ground truth (left) beside the predicted label map (right).", argv
     )
-    cfg, model, samples = prepare(args, "val")
-    classes = cfg.val_dataloader.dataset.metainfo["classes"]
+    classes, model, samples = prepare(args, "val")
     visualizer = SegLocalVisualizer(name="segmentations", alpha=0.75)
     visualizer.dataset_meta = {"classes": classes, "palette": _palette(PALETTE_ADE20K, len(classes))}
     columns = "image, ground truth, prediction"
