@@ -10,10 +10,13 @@ from cmae_mm.report.figures import draw_curves
 from cmae_mm.report.tables import csv_table, markdown_table, rows_of
 
 _CAPTIONS = {
-    "curves.png": "Training loss of each run of the first seed.",
+    "curves": "Training loss of each run of the first seed.",
     "views-": "Eight images: master crop, online view, target view, masked input, reconstruction.",
-    "coco": "Detection: ground truth (left) beside prediction (right).",
-    "ade20k": "Segmentation: ground truth beside prediction.",
+    "coco": "Detection from the pretrained backbone: ground truth, prediction.",
+    "ade20k": "Segmentation from the pretrained backbone: image, ground truth, prediction.",
+    "data/imagenet": "The classification set, a row for each class.",
+    "data/coco": "The detection set, plain and with its boxes and masks; crowd regions in yellow.",
+    "data/ade20k": "The segmentation set, images and label maps; void is black.",
 }
 
 
@@ -75,7 +78,8 @@ def _notes(records: Sequence[dict[str, Any]]) -> list[str]:
 
 def _pictures(folder: Path) -> list[str]:
     lines = []
-    for path in sorted(folder.glob("*.png")):
-        caption = next((c for start, c in _CAPTIONS.items() if path.name.startswith(start)), path.stem)
-        lines += [f"## {path.stem}", "", caption, "", f"![{caption}](pictures/{path.name})", ""]
+    for path in sorted(folder.rglob("*.png"), key=lambda p: (len(p.parts), p)):
+        name = str(path.relative_to(folder).with_suffix(""))
+        caption = next((c for start, c in _CAPTIONS.items() if name.startswith(start)), name)
+        lines += [f"## {name}", "", caption, "", f"![{caption}](pictures/{path.relative_to(folder)})", ""]
     return lines

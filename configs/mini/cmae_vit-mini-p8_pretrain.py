@@ -26,8 +26,8 @@ model["head"]["predictor"].update(in_channels=64, hid_channels=256, out_channels
 
 # 1e-3 at batch 32: 8e-3 for each 256 images, large as the run is short
 optim_wrapper["optimizer"].update(lr=8e-3 * 32 / 256)
-# 24 epochs x 94 iterations (3,000 / 32) = 2,256 iterations, 3 epochs of warm-up
-param_scheduler[0].update(start_factor=1e-2, end=3)
-param_scheduler[1].update(T_max=21, begin=3, end=24)
-train_cfg.update(max_epochs=24)
+# 20 epochs x 94 iterations (3,000 / 32) = 1,880 iterations, 2 epochs of warm-up
+param_scheduler[0].update(start_factor=1e-2, end=2)
+param_scheduler[1].update(T_max=18, begin=2, end=20)
+train_cfg.update(max_epochs=20)
 default_hooks.update(checkpoint=dict(interval=4))

@@ -1,7 +1,7 @@
 """Fine-tuning on the embedded ImageNet-style folder: mean patch token, a new norm, a linear layer.
 
 The form of MAE's fine-tuning at a small size: AdamW, layer decay, drop path, label smoothing.
-6 epochs x 94 iterations (3,000 / 32) = 564 iterations, 1 epoch of warm-up.
+5 epochs x 94 iterations (3,000 / 32) = 470 iterations, 1 epoch of warm-up.
 """
 
 from mmengine.config import read_base
@@ -45,6 +45,6 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type=LinearLR, start_factor=1e-2, end=1, by_epoch=True, convert_to_iter_based=True),
-    dict(type=CosineAnnealingLR, T_max=5, begin=1, end=6, by_epoch=True, convert_to_iter_based=True),
+    dict(type=CosineAnnealingLR, T_max=4, begin=1, end=5, by_epoch=True, convert_to_iter_based=True),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=6, val_interval=3)
+train_cfg = dict(by_epoch=True, max_epochs=5, val_interval=5)
