@@ -4,8 +4,10 @@ from mmcv.transforms import LoadImageFromFile, RandomResize
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import FilterAnnotations, LoadAnnotations, PackDetInputs, RandomCrop
 from mmdet.datasets.transforms import RandomFlip, Resize
-from mmdet.evaluation import FasterCocoMetric
+
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+
+from cmae_mm.transfer.coco import CMAECocoMetric
 
 data_root = "data/coco/"
 # Flip, zoom by 0.1 to 2.0, cut out at most 1024 x 1024; small images stay small and the model pads them.
@@ -60,7 +62,7 @@ val_dataloader = dict(
 )
 # The compiled evaluator: the same twelve numbers as pycocotools with at most 100 boxes an image.
 val_evaluator = dict(
-    type=FasterCocoMetric,
+    type=CMAECocoMetric,
     ann_file="data/coco/annotations/instances_val2017.json",
     metric=["bbox", "segm"],
 )

@@ -7,8 +7,9 @@ from mmcv.transforms import LoadImageFromFile, RandomResize
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import FilterAnnotations, LoadAnnotations, PackDetInputs, RandomCrop
 from mmdet.datasets.transforms import RandomFlip, Resize
-from mmdet.evaluation import FasterCocoMetric
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+
+from cmae_mm.transfer.coco import CMAECocoMetric
 
 data_root = "data/mini/coco/"
 metainfo = dict(classes=("car", "cup", "fish", "house", "key", "star"))  # data.taxonomy.CLASSES_COCO
@@ -64,7 +65,7 @@ val_dataloader = dict(
     ),
 )
 val_evaluator = dict(
-    type=FasterCocoMetric,
+    type=CMAECocoMetric,
     ann_file="data/mini/coco/annotations/instances_val2017.json",
     metric=["bbox", "segm"],
 )
