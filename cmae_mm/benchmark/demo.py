@@ -11,7 +11,7 @@ from cmae_mm.benchmark.recipe import ROOT, Recipe, load_recipe
 from cmae_mm.benchmark.records import collect
 from cmae_mm.benchmark.scheduler import Scheduler, default_jobs
 from cmae_mm.benchmark.stages import code_hash, plan, run_dir
-from cmae_mm.benchmark.state import StateFolder
+from cmae_mm.benchmark.state import StateFolder, locked
 from cmae_mm.errors import UserError
 from cmae_mm.report.document import write_report
 
@@ -29,6 +29,12 @@ def run_demo(out: Path, recipe_path: str | None, seeds: Sequence[int] | None) ->
     """
     recipe = load_recipe(recipe_path or ROOT / "configs" / "benchmark" / "mini.toml")
     chosen = tuple(dict.fromkeys(seeds or recipe.seeds))
+    _prepare(out)
+    with locked(out):
+        return _run(recipe, out, chosen)
+
+
+def _prepare(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / ".gitignore").write_text((ROOT / "work_dirs.gitignore").read_text())
@@ -36,6 +42,9 @@ def run_demo(out: Path, recipe_path: str | None, seeds: Sequence[int] | None) ->
         raise UserError(
             f"{out}: cannot be used as output folder ({error.strerror}); choose another --out"
         ) from None
+
+
+def _run(recipe: Recipe, out: Path, chosen: tuple[int, ...]) -> int:
     began = time.monotonic()
     stages, jobs = plan(recipe, out.absolute(), chosen), default_jobs()
     scheduler = Scheduler(stages, StateFolder(out / "stages", code_hash()), out, jobs)

@@ -95,8 +95,9 @@ def plan(recipe: Recipe, out: Path, seeds: tuple[int, ...]) -> list[Stage]:
         The stages.
     """
     stages = [_data(recipe, out)] if recipe.data_command else []
-    for seed in seeds:
+    for seed in seeds:  # the longest programs first: nothing waits for one that started late
         stages += _pretraining(recipe, out, seed)
+    for seed in seeds:
         for task in recipe.tasks:
             stages += [_transfer(recipe, out, seed, task, init) for init in INITS]
     first = seeds[0]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cmae_mm.benchmark.stages import Stage
+from cmae_mm.errors import UserError
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -34,6 +38,26 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second benchmark out of the same folder; the lock goes with the process, however it ends.
+
+    Args:
+        folder: Output folder; exists.
+
+    Raises:
+        UserError: If another benchmark holds it.
+    """
+    with open(folder / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another benchmark is running there; wait for it or choose another --out"
+            ) from None
+        yield
 
 
 class StateFolder:

@@ -12,7 +12,7 @@ from cmae_mm.report.tables import csv_table, markdown_table, rows_of
 _CAPTIONS = {
     "curves": "Training loss of each run of the first seed.",
     "views-": "Eight images: master crop, online view, target view, masked input, reconstruction.",
-    "coco": "Detection from the pretrained backbone: ground truth, prediction.",
+    "coco": "Detection from the pretrained backbone: ground truth, the best three detections with scores in %.",
     "ade20k": "Segmentation from the pretrained backbone: image, ground truth, prediction.",
     "data/imagenet": "The classification set, a row for each class.",
     "data/coco": "The detection set, plain and with its boxes and masks; crowd regions in yellow.",

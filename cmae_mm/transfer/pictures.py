@@ -15,6 +15,8 @@ from mmseg.visualization import SegLocalVisualizer
 from cmae_mm.data.taxonomy import PALETTE_ADE20K, PALETTE_COCO
 from cmae_mm.engine.inference import picture_arguments, predict, prepare
 
+_MOST = 3  # detections shown in an image: the best ones, so that a weak model shows what it believes too
+_LEAST_SCORE = 0.05
 _TILE = 384  # width in pixels that an image is drawn at: small images are enlarged for legible labels
 
 
@@ -31,8 +33,9 @@ def detections_main(argv: Sequence[str] | None = None) -> int:
     classes, model, samples = prepare(args, "val")
     visualizer = DetLocalVisualizer(name="detections")
     visualizer.dataset_meta = {"classes": classes, "palette": _palette(PALETTE_COCO, len(classes))}
-    columns = "ground truth, prediction"
-    return _draw(args.out, visualizer, [predict(model, s) for s in samples], columns, pred_score_thr=0.3)
+    columns = f"ground truth, the {_MOST} best detections"
+    results = [_best(predict(model, s)) for s in samples]
+    return _draw(args.out, visualizer, results, columns, pred_score_thr=_LEAST_SCORE)
 
 
 def segmentations_main(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +62,13 @@ def segmentations_main(argv: Sequence[str] | None = None) -> int:
         with_labels=False,
         with_image=True,
     )
+
+
+def _best(result: Any) -> Any:
+    """Keep the best detections of an image."""
+    found = result.pred_instances
+    result.pred_instances = found[found.scores.argsort(descending=True)[:_MOST]]
+    return result
 
 
 def _palette(known: Sequence[Sequence[int]], count: int) -> list[tuple[int, ...]]:
