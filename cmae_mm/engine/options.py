@@ -65,10 +65,16 @@ def apply_options(cfg: Config, options: dict[str, Any]) -> None:
     cfg.merge_from_dict(options, allow_list_keys=True)
 
 
+# Plain dicts that a model reads by key: no class tells which keys there are (such as crop_size of slide inference).
+_FREE_FORM = {("model", "test_cfg"), ("model", "train_cfg")}
+
+
 def _check_field(cfg: Config, dotted: str) -> None:
     node: Any = cfg
     parts = dotted.split(".")
     for depth, part in enumerate(parts):
+        if tuple(parts[:depth]) in _FREE_FORM:
+            return
         known = list(dict.fromkeys([*_known_fields(node), *_implied_fields(parts[:depth], node)]))
         if part not in known:
             where = ".".join(parts[:depth]) or "the top level of the config"

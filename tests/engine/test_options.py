@@ -3,6 +3,7 @@
 from glob import glob
 
 import pytest
+from mmengine.config import Config
 
 from cmae_mm.engine.config import load_config
 from cmae_mm.engine.options import apply_options, parse_options
@@ -115,3 +116,11 @@ def test_fields_that_exist_are_set(cfg, key):
 def test_options_work_through_load_config():
     cfg = load_config(LINEAR, parse_options(["train_cfg.max_epochs=2", "model.backbone.arch.num_layers=1"]))
     assert (cfg.train_cfg.max_epochs, cfg.model.backbone.arch.num_layers) == (2, 1)
+
+
+def test_a_models_own_test_cfg_is_free_form():
+    cfg = Config(dict(model=dict(type="X", test_cfg=dict(mode="whole"))))
+    apply_options(cfg, {"model.test_cfg.crop_size": (96, 96), "model.test_cfg.mode": "slide"})
+    assert cfg.model.test_cfg == dict(mode="slide", crop_size=(96, 96))
+    with pytest.raises(UserError, match="test_cgf"):
+        apply_options(cfg, {"model.test_cgf.crop_size": 1})
