@@ -1,43 +1,40 @@
-"""From a uint8 master crop to the two normalised views of CMAE, on the model's device."""
+"""From uint8 master images to the normalised views of CMAE, Multi-View MAE and MAE, on the model's device."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
-import torch
-from mmpretrain.models import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
+import cmae_mm.pretrain.colors as colors
 import cmae_mm.pretrain.views as ops
 from cmae_mm.errors import UserError
+from cmae_mm.pretrain.draws import Stream, uniforms
+from cmae_mm.pretrain.view_preprocessor import Masters, ViewPreprocessor, check_choice, check_range
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
+SHARED, FIRST, SECOND = (
+    0,
+    1,
+    2,
+)  # whose draws: both views', the online (first) view's, the target (second) view's
+_JITTER_FIELDS = tuple(inspect.signature(colors.draw_jitter).parameters)[1:]
 
 
-class CapturedViews(NamedTuple):
-    """What the last training batch looked like.
-
-    Attributes:
-        master: (N, 3, H, W) as the loader gave it.
-        img: (N, 3, size, size) normalised online view.
-        img_t: (N, 3, size, size) normalised target view.
-    """
-
-    master: Tensor
-    img: Tensor
-    img_t: Tensor
+def check_crop(scale: Sequence[float], ratio: Sequence[float]) -> None:
+    """Raise a `UserError` unless these ranges describe crops."""
+    check_range("crop_scale", scale, 1e-6, 1)
+    check_range("crop_ratio", ratio, 1e-6)
 
 
 @MODELS.register_module()
-class CMAEDataPreprocessor(SelfSupDataPreprocessor):
+class CMAEDataPreprocessor(ViewPreprocessor):
     """Pixel shift, colour augmentation and normalisation (CMAE, section 3.2; official pipeline).
 
-    The loader gives BGR master crops (OpenMMLab's default), already flipped, so that both views share the
-    flip. The online view is a window of the master, the target view a shifted window with colour
-    augmentation. In evaluation the centre window is normalised and nothing is drawn.
+    The online view is a window of the master, the target view a shifted window with colour augmentation.
+    Both share one flip.
 
     The official code reads RGB, then swaps the channels while normalising with RGB statistics:
     the network sees BGR, and luma weighs blue as if it were red. Taking BGR masters as they are, as
@@ -45,124 +42,204 @@ class CMAEDataPreprocessor(SelfSupDataPreprocessor):
 
     Args:
         size: Side of the views in pixels.
+        spatial: ``"shift"`` cuts shifted windows; ``"crop"`` cuts each view by its own RandomResizedCrop of the
+            master, what the paper compares the shift with.
         max_shift: Largest shift of the target view in pixels, inclusive, down and right.
         online_shift: Largest shift of the online view; 0 fixes it at the top-left corner.
+        flip: ``"before"`` flips the master, then cuts (released code); ``"after"`` cuts, then flips both views
+            (the authors' words in issue 7 of their repository).
+        flip_prob: Probability of the flip.
         channel_order: Order of the network's input channels.
         color_jitter: Strengths ``brightness``, ``contrast``, ``saturation``, ``hue`` and ``prob``.
         gray_prob: Probability of a grey image.
         blur_prob: Probability of a Gaussian blur.
         blur_sigma: Range of the blur's width in pixels.
-        augment_online: Also give the online view the colour augmentation (an ablation).
-        mean: Per input channel, on [0, 255].
-        std: Per input channel, on [0, 255].
-        capture: Keep the last training batch in ``captured``, for pictures.
-        non_blocking: Copy to the device without waiting.
+        color_on: Which views get the colour augmentation, each its own draw: ``"target"`` (CMAE), ``"online"``,
+            ``"both"`` or ``"none"``.
+        crop_scale: Range of a crop's share of the master's area, with ``spatial="crop"``.
+        crop_ratio: Range of a crop's width / height, with ``spatial="crop"``.
+        **kwargs: ``mean``, ``std``, ``capture`` and ``non_blocking``, see `ViewPreprocessor`.
+
+    Raises:
+        UserError: A field has a value that means nothing.
     """
+
+    view_names: ClassVar[tuple[str, ...]] = ("online view", "target view")
 
     def __init__(
         self,
         size: int = 224,
+        spatial: Literal["shift", "crop"] = "shift",
         max_shift: int = 31,
         online_shift: int = 0,
+        flip: Literal["before", "after"] = "before",
+        flip_prob: float = 0.5,
         channel_order: Literal["bgr", "rgb"] = "bgr",
         color_jitter: dict[str, float] | None = None,
         gray_prob: float = 0.2,
         blur_prob: float = 0.5,
         blur_sigma: tuple[float, float] = (0.1, 2.0),
-        augment_online: bool = False,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        capture: bool = False,
-        non_blocking: bool = True,
+        color_on: Literal["target", "online", "both", "none"] = "target",
+        crop_scale: tuple[float, float] = (0.2, 1.0),
+        crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        **kwargs: Any,
     ) -> None:
-        if channel_order not in ("bgr", "rgb"):
-            raise UserError(f"data_preprocessor.channel_order is {channel_order!r}; set 'bgr' or 'rgb'.")
-        super().__init__(mean=mean, std=std, non_blocking=non_blocking)
-        self.size = size
+        check_choice("spatial", spatial, ("shift", "crop"))
+        check_choice("flip", flip, ("before", "after"))
+        check_choice("color_on", color_on, ("target", "online", "both", "none"))
+        check_crop(crop_scale, crop_ratio)
+        check_range("blur_sigma", blur_sigma, 0)
+        for field, value in (("max_shift", max_shift), ("online_shift", online_shift)):
+            check_range(field, (value,), 0)
+        for field, prob in (("gray_prob", gray_prob), ("blur_prob", blur_prob)):
+            check_range(field, (prob,), 0, 1)
+        super().__init__(size, flip_prob, channel_order, **kwargs)
+        self.spatial = spatial
         self.max_shift = max_shift
         self.online_shift = online_shift
-        self.channel_order = channel_order
-        self.color_jitter: dict[str, Any] = dict(color_jitter or {})
+        self.flip_order = flip
+        self.color_jitter = _checked_jitter(color_jitter or {})
         self.gray_prob = gray_prob
         self.blur_prob = blur_prob
         self.blur_sigma = blur_sigma
-        self.augment_online = augment_online
-        self.capture = capture
-        self.captured: CapturedViews | None = None
-        self.generator: torch.Generator | None = None  # None: the device's own
+        self.color_on = color_on
+        self.crop_scale = crop_scale
+        self.crop_ratio = crop_ratio
 
-    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Make the views.
-
-        Args:
-            data: ``inputs``: (N, 3, H, W) or a list of (3, H, W), BGR in [0, 255]; ``data_samples``
-                if any.
-            training: True makes both views; False one clean centre window.
-
-        Returns:
-            ``inputs``: ``[img, img_t]`` in training, else one tensor; ``data_samples`` as given.
-
-        Raises:
-            UserError: The images are too small for the window and its shift.
-        """
-        data = self.cast_data(data)
-        master = data["inputs"]
-        if isinstance(master, list | tuple):
-            master = torch.stack(list(master))
-        # Pixels need more digits than bfloat16 has, and mmengine calls this under autocast.
-        with torch.no_grad(), torch.autocast(master.device.type, enabled=False):
-            inputs = self.make_views(master) if training else self.center_view(master)
-        return {"inputs": inputs, "data_samples": data.get("data_samples")}
-
-    def make_views(self, master: Tensor) -> list[Tensor]:
-        """Make ``[img, img_t]``, each (N, 3, size, size) and normalised, from master crops."""
-        self._check_size(master, max(self.max_shift, self.online_shift))
-        ordered = self._order_channels(master)
-        img = self._window(ordered, self.online_shift)
-        if self.augment_online:
-            img = self.augment_colors(img)
-        img_t = self.augment_colors(self._window(ordered, self.max_shift))
-        views = [ops.normalize(view, self.mean, self.std) for view in (img, img_t)]
-        if self.capture:
-            self.captured = CapturedViews(master, *views)
+    def make_views(self, masters: Masters) -> list[Tensor]:
+        """Make ``[img, img_t]``, each (N, 3, size, size) float in [0, 255]."""
+        if self.spatial == "shift":
+            shift = max(self.max_shift, self.online_shift)
+            self.check_size(masters.images, self.size + shift, f"size {self.size} + shift {shift}")
+        if self.flip_order == "before":
+            masters = masters._replace(images=self.flip(masters.images, masters.keys, SHARED))
+        views = []
+        for view, limit in ((FIRST, self.online_shift), (SECOND, self.max_shift)):
+            image = self._crop(masters, view) if self.spatial == "crop" else self._shift(masters, view, limit)
+            if self.flip_order == "after":
+                image = self.flip(image, masters.keys, SHARED)
+            image = image.float()
+            if self.color_on in ("both", "online" if view == FIRST else "target"):
+                image = self.augment_colors(image, masters.keys, view)
+            views.append(image)
         return views
 
-    def center_view(self, images: Tensor) -> Tensor:
-        """Normalise the centre window of each image, without any draw."""
-        self._check_size(images, 0)
-        top, left = ((side - self.size) // 2 for side in images.shape[-2:])
-        window = images[..., top : top + self.size, left : left + self.size]
-        return ops.normalize(self._order_channels(window).float(), self.mean, self.std)
-
-    def augment_colors(self, images: Tensor) -> Tensor:
+    def augment_colors(self, images: Tensor, keys: Tensor, view: int) -> Tensor:
         """Jitter, grey and blur (N, 3, H, W) pixels in [0, 255], one draw for each sample."""
-        draw: dict[str, Any] = {"generator": self.generator, "device": images.device}
-        n = len(images)
-        images = ops.color_jitter(images, ops.draw_jitter(n, **self.color_jitter, **draw))
-        images = ops.grayscale(images, ops.draw_coins(n, self.gray_prob, **draw))
-        sigma = ops.draw_sigmas(n, self.blur_sigma, **draw) * ops.draw_coins(n, self.blur_prob, **draw)
-        radius = max(1, round(3 * self.blur_sigma[1]))
-        return ops.gaussian_blur(images, sigma, radius)
+        if self.color_jitter.get("prob", 1) > 0:
+            u = uniforms(keys, Stream.JITTER.of(view), colors.JITTER_DRAWS)
+            images = colors.color_jitter(images, colors.draw_jitter(u, **self.color_jitter))
+        if self.gray_prob > 0:
+            u = uniforms(keys, Stream.GRAY.of(view), 1)
+            images = colors.grayscale(images, ops.draw_coins(u[:, 0], self.gray_prob))
+        if self.blur_prob > 0:
+            u = uniforms(keys, Stream.BLUR.of(view), 2)
+            sigma = colors.draw_sigmas(u[:, 0], self.blur_sigma) * ops.draw_coins(u[:, 1], self.blur_prob)
+            images = colors.gaussian_blur(images, sigma, max(1, round(3 * self.blur_sigma[1])))
+        return images
 
-    def to_pixels(self, images: Tensor) -> Tensor:
-        """Undo the normalisation: network input to uint8 **RGB** pixels, for pictures."""
-        pixels = (images * self.std + self.mean).round().clamp(0, ops.WHITE).to(torch.uint8)
-        return pixels.flip(1) if self.channel_order == "bgr" else pixels
+    def _shift(self, masters: Masters, view: int, limit: int) -> Tensor:
+        if limit == 0:
+            return masters.images[..., : self.size, : self.size]
+        u = uniforms(masters.keys, Stream.SHIFT.of(view), 2)
+        return ops.shift_crop(masters.images, ops.draw_offsets(u, limit), self.size)
 
-    def _window(self, master: Tensor, max_shift: int) -> Tensor:
-        if max_shift == 0:
-            return master[..., : self.size, : self.size].float()
-        offsets = ops.draw_offsets(len(master), max_shift, self.generator, master.device)
-        return ops.shift_crop(master, offsets, self.size).float()
+    def _crop(self, masters: Masters, view: int) -> Tensor:
+        return crop_view(masters, view, self.size, self.crop_scale, self.crop_ratio)
 
-    def _order_channels(self, images: Tensor) -> Tensor:
-        return images.flip(1) if self.channel_order == "rgb" else images
 
-    def _check_size(self, images: Tensor, shift: int) -> None:
-        need = self.size + shift
-        if min(images.shape[-2:]) < need:
+def _checked_jitter(strengths: dict[str, float]) -> dict[str, float]:
+    for field, value in strengths.items():
+        if field not in _JITTER_FIELDS:
+            names = ", ".join(_JITTER_FIELDS)
+            raise UserError(f"data_preprocessor.color_jitter has no field {field!r}; the fields are {names}.")
+        check_range(f"color_jitter.{field}", (value,), 0, {"prob": 1, "hue": 0.5}.get(field, float("inf")))
+    return dict(strengths)
+
+
+def crop_view(
+    masters: Masters, view: int, size: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> Tensor:
+    """Cut one view by RandomResizedCrop: (N, 3, size, size) float in [0, 255]."""
+    u = uniforms(masters.keys, Stream.CROP.of(view), ops.CROP_DRAWS)
+    return ops.resized_crop(masters.images, ops.draw_crops(u, masters.aspect, scale, ratio), size)
+
+
+@MODELS.register_module()
+class MultiViewDataPreprocessor(ViewPreprocessor):
+    """Two views by crop and flip only, for Multi-View MAE (Ji, Han and Rhee 2023, section 3.1.1).
+
+    Each view is its own RandomResizedCrop of the whole image, with its own flip; there is no colour augmentation.
+
+    Args:
+        size: Side of the views in pixels.
+        two_targets: False gives one crop twice (the same tensor): both masked inputs then have one
+            common target, the paper's ablation.
+        crop_scale: Range of a crop's share of the image's area.
+        crop_ratio: Range of a crop's width / height.
+        flip_prob: Probability of the flip of a view.
+        channel_order: Order of the network's input channels.
+        **kwargs: ``mean``, ``std``, ``capture`` and ``non_blocking``, see `ViewPreprocessor`.
+
+    Raises:
+        UserError: A field has a value that means nothing.
+    """
+
+    view_names: ClassVar[tuple[str, ...]] = ("first view", "second view")
+    masked_views: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        size: int = 224,
+        two_targets: bool = True,
+        crop_scale: tuple[float, float] = (0.2, 1.0),
+        crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip_prob: float = 0.5,
+        channel_order: Literal["bgr", "rgb"] = "rgb",
+        **kwargs: Any,
+    ) -> None:
+        check_crop(crop_scale, crop_ratio)
+        super().__init__(size, flip_prob, channel_order, **kwargs)
+        self.two_targets = two_targets
+        self.crop_scale = crop_scale
+        self.crop_ratio = crop_ratio
+
+    def make_views(self, masters: Masters) -> list[Tensor]:
+        """Make one or both views, each (N, 3, size, size) float in [0, 255]."""
+        return [self._view(masters, view) for view in (FIRST, SECOND)[: 1 + self.two_targets]]
+
+    def pack_views(self, views: list[Tensor]) -> list[Tensor]:
+        """Give two views, or one twice."""
+        return [views[0], views[-1]]
+
+    def _view(self, masters: Masters, view: int) -> Tensor:
+        image = crop_view(masters, view, self.size, self.crop_scale, self.crop_ratio)
+        return self.flip(image, masters.keys, view)
+
+
+@MODELS.register_module()
+class SingleViewDataPreprocessor(ViewPreprocessor):
+    """One view by flip and normalisation, for MAE: the loader has cropped already.
+
+    ``inputs`` of the result is one tensor. For the arguments see `ViewPreprocessor`.
+    """
+
+    view_names: ClassVar[tuple[str, ...]] = ("view",)
+
+    def make_views(self, masters: Masters) -> list[Tensor]:
+        """Make the view, (N, 3, size, size) float in [0, 255].
+
+        Raises:
+            UserError: The images do not have the side ``size``.
+        """
+        height, width = masters.images.shape[-2:]
+        if (height, width) != (self.size, self.size):
             raise UserError(
-                f"The data preprocessor got {images.shape[-2]} x {images.shape[-1]} images but needs "
-                f"{need} x {need} (size {self.size} + shift {shift}); enlarge the pipeline's crop "
-                "or lower max_shift."
+                f"The data preprocessor got {height} x {width} images but its size is {self.size}; "
+                f"let the pipeline crop to {self.size}."
             )
+        return [self.flip(masters.images, masters.keys, FIRST).float()]
+
+    def pack_views(self, views: list[Tensor]) -> Tensor:
+        """Give the one view."""
+        return views[0]

@@ -1,91 +1,66 @@
-"""Views of a master image, made for a whole batch on its device.
+"""Where views are cut from a master image: shift, crop and flip, for a whole batch on its device.
 
-Pure functions. Images are (N, 3, H, W) float32 in [0, 255] unless said otherwise, and channel 0
-is treated as red. Each sample has its own random draw; drawing and applying are separate, so that
-tests and figures can set the draw. Unlike the Pillow operations of the official pipeline, nothing is rounded to
-whole levels between operations.
+Pure functions. Images are (N, 3, H, W) float32 in [0, 255] unless said otherwise. Each sample has its own random draw;
+drawing and applying are separate, so that tests and figures can set the draw. A ``draw_*`` function turns uniform
+numbers (see `cmae_mm.pretrain.draws`) into parameters. Unlike Pillow, nothing is rounded to whole levels.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
 
 import torch
 from torch import Tensor
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow and torchvision use
 WHITE = 255.0
+CROP_ATTEMPTS = 10
+CROP_DRAWS = 2 * CROP_ATTEMPTS + 2  # area and aspect of each attempt, then the place
 
 
-class Jitter(NamedTuple):
-    """One colour jitter for each of N images.
+def draw_offsets(u: Tensor, max_shift: int) -> Tensor:
+    """Turn (N, 2) uniforms into int64 offsets (down, right), each uniform in 0..max_shift **inclusive**."""
+    # u is at most 1 - 2**-24: the product never rounds up to max_shift + 1.
+    return (u * (max_shift + 1)).long()
 
-    Attributes:
-        brightness: (N,) factor, 1 = unchanged.
-        contrast: (N,) factor.
-        saturation: (N,) factor.
-        hue: (N,) shift in turns of the colour circle, 0 = unchanged.
-        order: (N, 4) int64, a permutation: entry k is the operation applied k-th
-            (0 brightness, 1 contrast, 2 saturation, 3 hue).
-        apply: (N,) bool, False leaves the image as it is.
+
+def draw_coins(u: Tensor, prob: float) -> Tensor:
+    """Turn (N,) uniforms into bool, each True with probability ``prob``."""
+    return u < prob
+
+
+def draw_crops(
+    u: Tensor,
+    aspect: Tensor,
+    scale: tuple[float, float] = (0.2, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
+    """Draw boxes by the rule of torchvision's RandomResizedCrop.
+
+    Ten attempts: an area, uniform, and an aspect ratio, uniform in its logarithm; the first box that fits is placed
+    uniformly. If none fits, the largest centred box whose aspect ratio is allowed. Boxes are not rounded to pixels.
+
+    Args:
+        u: (N, `CROP_DRAWS`) uniforms.
+        aspect: (N,) width / height of the image whose geometry counts. A master squashed to a square
+            gets the boxes of the image that it was.
+        scale: Range of the box's share of the area.
+        ratio: Range of the box's width / height.
+
+    Returns:
+        (N, 4) float32: top, left, height, width, as shares of the image's height and width.
     """
-
-    brightness: Tensor
-    contrast: Tensor
-    saturation: Tensor
-    hue: Tensor
-    order: Tensor
-    apply: Tensor
-
-
-def _uniform(n: int, low: float, high: float, generator: torch.Generator | None, device: object) -> Tensor:
-    draw = torch.rand(n, generator=generator, device=device)  # type: ignore[call-overload]
-    return low + (high - low) * draw
-
-
-def draw_offsets(
-    n: int, max_shift: int, generator: torch.Generator | None = None, device: torch.device | str | None = None
-) -> Tensor:
-    """Draw (N, 2) int64 offsets (down, right), each uniform in 0..max_shift **inclusive**."""
-    return torch.randint(0, max_shift + 1, (n, 2), generator=generator, device=device)
-
-
-def draw_coins(
-    n: int, prob: float, generator: torch.Generator | None = None, device: torch.device | str | None = None
-) -> Tensor:
-    """Draw (N,) bool, each True with probability ``prob``."""
-    return torch.rand(n, generator=generator, device=device) < prob
-
-
-def draw_sigmas(
-    n: int,
-    sigma: tuple[float, float],
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """Draw (N,) blur widths in pixels, uniform between the two ends of ``sigma``."""
-    return _uniform(n, sigma[0], sigma[1], generator, device)
-
-
-def draw_jitter(
-    n: int,
-    brightness: float = 0.4,
-    contrast: float = 0.4,
-    saturation: float = 0.4,
-    hue: float = 0.1,
-    prob: float = 0.8,
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
-) -> Jitter:
-    """Draw colour jitters: factors in 1 +- strength, hue in +-hue turns, random order."""
-    return Jitter(
-        _uniform(n, max(0.0, 1 - brightness), 1 + brightness, generator, device),
-        _uniform(n, max(0.0, 1 - contrast), 1 + contrast, generator, device),
-        _uniform(n, max(0.0, 1 - saturation), 1 + saturation, generator, device),
-        _uniform(n, -hue, hue, generator, device),
-        torch.rand(n, 4, generator=generator, device=device).argsort(dim=1),
-        draw_coins(n, prob, generator, device),
-    )
+    shape = aspect.float().unsqueeze(1)
+    area = scale[0] + (scale[1] - scale[0]) * u[:, :CROP_ATTEMPTS]
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    form = torch.exp(low + (high - low) * u[:, CROP_ATTEMPTS : 2 * CROP_ATTEMPTS])
+    sides = torch.stack([(area * shape / form).sqrt(), (area * form / shape).sqrt()], dim=2)  # height, width
+    fits = (sides <= 1).all(dim=2)
+    first = fits.long().argmax(dim=1)
+    chosen = sides[torch.arange(len(u), device=u.device), first]
+    largest = torch.cat([shape / ratio[0], ratio[1] / shape], dim=1).clamp_max(1)
+    size = torch.where(fits.any(dim=1, keepdim=True), chosen, largest)
+    place = torch.where(fits.any(dim=1, keepdim=True), u[:, 2 * CROP_ATTEMPTS :], 0.5)
+    return torch.cat([(1 - size) * place, size], dim=1)
 
 
 def shift_crop(master: Tensor, offsets: Tensor, size: int) -> Tensor:
@@ -104,109 +79,62 @@ def shift_crop(master: Tensor, offsets: Tensor, size: int) -> Tensor:
     return windows[torch.arange(len(master), device=master.device), :, offsets[:, 0], offsets[:, 1]]
 
 
-def luminance(images: Tensor) -> Tensor:
-    """Weigh the channels to grey: (N, 3, H, W) -> (N, 1, H, W)."""
-    red, green, blue = images.unbind(1)
-    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).unsqueeze(1)
-
-
-def grayscale(images: Tensor, apply: Tensor) -> Tensor:
-    """Make the chosen images grey, keeping three channels.
+def hflip(images: Tensor, apply: Tensor) -> Tensor:
+    """Mirror the chosen images left to right.
 
     Args:
-        images: (N, 3, H, W).
+        images: (N, C, H, W), any type.
         apply: (N,) bool.
     """
-    return torch.where(apply.view(-1, 1, 1, 1), luminance(images), images)
+    return torch.where(apply.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
-def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turn every colour on the HSV circle, keeping saturation and value.
+def resize_matrix(start: Tensor, length: Tensor, pixels: int, size: int) -> Tensor:
+    """Write 1-D bicubic resampling as matrices, with the weights of Pillow's ``Image.resize``.
 
-    Args:
-        images: (N, 3, H, W).
-        turns: (N,) in [-0.5, 0.5].
-    """
-    value, top = images.max(dim=1, keepdim=True)
-    chroma = value - images.amin(dim=1, keepdim=True)
-    red, green, blue = images.split(1, dim=1)
-    safe = torch.where(chroma == 0, torch.ones_like(chroma), chroma)
-    sector = torch.where(top == 0, (green - blue) / safe, 2 + (blue - red) / safe)
-    sector = torch.where(top == 2, 4 + (red - green) / safe, sector)  # in sixths of a turn
-    # HSV to RGB in closed form: channel n is value - chroma * clamp(min(k, 4 - k), 0, 1).
-    phase = torch.tensor([5.0, 3.0, 1.0], device=images.device, dtype=images.dtype).view(1, 3, 1, 1)
-    k = (sector + 6 * turns.view(-1, 1, 1, 1) + phase).remainder(6)
-    return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
-
-
-def color_jitter(images: Tensor, jitter: Jitter) -> Tensor:
-    """Apply brightness, contrast, saturation and hue in each sample's own order.
-
-    The first three are blends with a reference (black, mean grey, grey). They run in three slots
-    before and three slots after the hue shift; a slot that is not a sample's own blends with factor 1. So
-    the costly hue shift is computed once and no sample is treated in a loop.
-    """
-    slots = torch.arange(3, device=images.device)
-    hue_at = (jitter.order == 3).long().argmax(dim=1, keepdim=True)
-    early = slots < hue_at  # (N, 3): does this blend come before the hue shift?
-    blends = jitter.order.gather(1, slots + (~early).long())
-    factors = torch.stack([jitter.brightness, jitter.contrast, jitter.saturation], 1).gather(1, blends)
-    one = torch.ones_like(factors)
-
-    out = _blend_slots(images, blends, torch.where(early, factors, one))
-    out = shift_hue(out, jitter.hue)
-    out = _blend_slots(out, blends, torch.where(early, one, factors))
-    return torch.where(jitter.apply.view(-1, 1, 1, 1), out, images)
-
-
-def _blend_slots(images: Tensor, blends: Tensor, factors: Tensor) -> Tensor:
-    """Blend three times with black (0), mean grey (1) or grey (2), as (N, 3) ``blends`` says."""
-    for kind, factor in zip(blends.unbind(1), factors.unbind(1), strict=True):
-        kind, factor = kind.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1)
-        grey = luminance(images)
-        reference = torch.where(kind == 1, grey.mean(dim=(2, 3), keepdim=True), grey)
-        reference = torch.where(kind == 0, torch.zeros_like(grey), reference)
-        images = torch.lerp(reference.expand_as(images), images, factor.expand_as(images)).clamp(0, WHITE)
-    return images
-
-
-def blur_matrix(sigma: Tensor, size: int, radius: int) -> Tensor:
-    """Write a 1-D Gaussian blur with replicated borders as matrices.
+    Keys' cubic with a = -0.5, widened by the scale when shrinking. Weights of pixels beyond the
+    image are left out and the rest sums to 1; pixels beyond the box, but inside the image, count.
 
     Args:
-        sigma: (N,) width in pixels; 0 gives the identity.
-        size: Length of the signal.
-        radius: The kernel reaches this many pixels to each side.
+        start: (N,) first edge of each box, in pixels.
+        length: (N,) extent of each box, in pixels.
+        pixels: Length of the signal.
+        size: Length of the resampled signal.
 
     Returns:
-        (N, size, size); ``signal @ matrix`` is the blurred signal.
+        (N, pixels, size) float32; ``signal @ matrix`` is the resampled signal.
     """
-    steps = torch.arange(-radius, radius + 1, device=sigma.device, dtype=sigma.dtype)
-    width = sigma.clamp_min(1e-3).view(-1, 1)  # exp underflows to a clean identity
-    kernel = torch.softmax(-0.5 * (steps / width).square(), dim=1)
-    target = torch.arange(size, device=sigma.device)
-    source = (target.view(-1, 1) + steps.long()).clamp(0, size - 1)
-    matrix = sigma.new_zeros(len(sigma), size, size)
-    return matrix.scatter_add_(
-        1, source.t().expand(len(sigma), -1, -1), kernel.unsqueeze(2).expand(-1, -1, size)
-    )
+    steps = torch.arange(size, device=start.device) + 0.5
+    scale = (length / size).view(-1, 1, 1)
+    centers = start.view(-1, 1, 1) + scale * steps
+    places = (torch.arange(pixels, device=start.device) + 0.5).unsqueeze(1)
+    x = ((places - centers) / scale.clamp_min(1)).abs_()
+    near = (1.5 * x - 2.5) * x.square() + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = torch.where(x < 1, near, far).masked_fill_(x >= 2, 0)
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
-def gaussian_blur(images: Tensor, sigma: Tensor, radius: int = 6) -> Tensor:
-    """Blur each image with its own width.
+def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Cut a box out of each image and resample it, bicubic with antialiasing.
 
-    Two batched matrix products, rows then columns: every sample keeps its own kernel, borders
-    included, and a width of 0 leaves an image as it is.
+    Two batched matrix products, across then down as in Pillow, so that each sample has its own box.
 
     Args:
-        images: (N, 3, H, W).
-        sigma: (N,) in pixels.
-        radius: Kernel reach; 6 is three times the widest sigma in use.
+        images: (N, C, H, W) in [0, 255], any type.
+        boxes: (N, 4) top, left, height, width as shares of the image, see :func:`draw_crops`.
+        size: Side of the result.
+
+    Returns:
+        (N, C, size, size) float32 in [0, 255]; as Pillow, overshoots are cut after each direction.
     """
     n, channels, height, width = images.shape
-    across = images.reshape(n, channels * height, width) @ blur_matrix(sigma, width, radius)
-    down = blur_matrix(sigma, height, radius).transpose(1, 2).unsqueeze(1)
-    return down @ across.view(n, channels, height, width)
+    top, left, tall, wide = boxes.unbind(1)
+    across = resize_matrix(left * width, wide * width, width, size)
+    down = resize_matrix(top * height, tall * height, height, size)
+    out = images.reshape(n, channels * height, width).float() @ across
+    out = down.transpose(1, 2).unsqueeze(1) @ out.clamp_(0, WHITE).view(n, channels, height, size)
+    return out.clamp_(0, WHITE)
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
