@@ -16,6 +16,7 @@ from cmae_mm.checkpoints.sources.openmmlab import encoder_state
 from cmae_mm.errors import UserError
 
 META_KEY = "backbone_header"
+UNDESCRIBED = "encoder_class"  # of an encoder that is no plain ViT
 
 
 def export_backbone(checkpoint: str | Path, out: str | Path) -> BackboneHeader:
@@ -38,6 +39,11 @@ def export_backbone(checkpoint: str | Path, out: str | Path) -> BackboneHeader:
         raise UserError(
             f"{checkpoint}: does not say which encoder it holds, so it is not a pretraining checkpoint of this "
             f"suite; give the epoch_N.pth of a pretraining run"
+        )
+    if UNDESCRIBED in described:
+        raise UserError(
+            f"{checkpoint}: holds a {described[UNDESCRIBED]}, which backbone files cannot describe; only plain ViTs "
+            f"can be exported, so go on with the checkpoint itself"
         )
     values = dict(described)
     values.update(epochs=meta.get("epoch"), source=Path(checkpoint).name, source_sha256=sha256_of(checkpoint))

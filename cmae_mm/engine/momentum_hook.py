@@ -13,7 +13,7 @@ from cmae_mm.errors import UserError
 
 @HOOKS.register_module()
 class MomentumUpdateHook(Hook):
-    """Calls ``model.momentum_update()`` once for each optimizer step.
+    """Calls ``model.momentum_update(progress)`` once for each optimizer step.
 
     Runs before the checkpoint is written, so that a saved target has seen its last update. With gradient
     accumulation it waits for the step, so that accumulated batches act as one large batch.
@@ -39,7 +39,7 @@ class MomentumUpdateHook(Hook):
     ) -> None:
         """Update the target with the online weights of this step."""
         if runner.optim_wrapper.should_update():
-            self._module(runner).momentum_update()
+            self._module(runner).momentum_update(progress=runner.iter / runner.max_iters)
 
     @staticmethod
     def _module(runner: Any) -> Any:

@@ -2,11 +2,14 @@
 
 import cmae_mm.compat  # noqa: F401  (before torchvision, which mmpretrain imports)
 from cmae_mm.pretrain.backbone import CMAEViT
-from cmae_mm.pretrain.cmae import CMAE, Reconstruction
+from cmae_mm.pretrain.base import PretrainModel, Reconstruction
+from cmae_mm.pretrain.cmae import CMAE
 from cmae_mm.pretrain.data_preprocessor import CMAEDataPreprocessor
-from cmae_mm.pretrain.heads import CMAEPretrainHead
+from cmae_mm.pretrain.heads import CMAEPretrainHead, HiddenPixelHead, MultiViewPretrainHead
+from cmae_mm.pretrain.mae import PlainMAE
 from cmae_mm.pretrain.masking import Mask, block_mask, random_mask
-from cmae_mm.pretrain.necks import CMAEFeatureDecoder, CMAEPixelDecoder
+from cmae_mm.pretrain.multi_view_mae import MultiViewMAE
+from cmae_mm.pretrain.necks import CMAEFeatureDecoder, CMAEPixelDecoder, SharedFeatureDecoder, VisibleMean
 from cmae_mm.pretrain.presets import PRESETS
 
 __all__ = [
@@ -17,8 +20,15 @@ __all__ = [
     "CMAEPixelDecoder",
     "CMAEPretrainHead",
     "CMAEViT",
+    "HiddenPixelHead",
     "Mask",
+    "MultiViewMAE",
+    "MultiViewPretrainHead",
+    "PlainMAE",
+    "PretrainModel",
     "Reconstruction",
+    "SharedFeatureDecoder",
+    "VisibleMean",
     "block_mask",
     "random_mask",
 ]

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from mmpretrain.models import MAEViT, VisionTransformer
 from mmpretrain.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmae_mm.errors import UserError
-from cmae_mm.pretrain.masking import Mask, block_mask, random_mask
+from cmae_mm.pretrain.masking import Mask, block_mask, random_mask, take
 
 # The official initialisation of encoder and decoders; the patch projection and the MLP necks differ.
 XAVIER_INIT = (
@@ -48,6 +48,11 @@ class CMAEViT(MAEViT):
         self.mask_kind = mask_kind
         self.mask_block = mask_block
 
+    def init_weights(self) -> None:
+        """Initialise as the official code does: xavier, zero biases, sin-cos positions."""
+        super().init_weights()
+        zero_mlp_biases(self.layers)
+
     def draw_mask(self, n: int, device: torch.device, generator: torch.Generator | None = None) -> Mask:
         """Draw masks for ``n`` images on ``device``."""
         grid = tuple(self.patch_resolution)
@@ -72,8 +77,7 @@ class CMAEViT(MAEViT):
         if mask is True:
             mask = self.draw_mask(len(x), x.device)
         assert isinstance(mask, Mask)
-        tokens = self.patch_embed(x)[0] + self.pos_embed[:, 1:]
-        visible = tokens.gather(1, mask.ids_keep.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+        visible = take(self.patch_embed(x)[0] + self.pos_embed[:, 1:], mask.ids_keep)
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         tokens = torch.cat([cls_token, visible], dim=1)
         for layer in self.layers:
@@ -81,3 +85,11 @@ class CMAEViT(MAEViT):
         if self.final_norm:
             tokens = self.norm1(tokens)
         return tokens, mask.mask, mask.ids_restore
+
+
+def zero_mlp_biases(layers: nn.ModuleList) -> None:
+    """Set the MLP biases of mmpretrain's blocks, which it draws with a spread of 1e-6, to zero."""
+    for layer in layers:
+        for module in layer.ffn.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)

@@ -9,44 +9,51 @@ The target branch follows the online one as a moving average.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from typing import Any, ClassVar, Literal
 
 import torch
 from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from cmae_mm.pretrain.describe import describe_encoder
+from cmae_mm.errors import UserError
+from cmae_mm.pretrain.base import PretrainModel
 from cmae_mm.pretrain.masking import Mask
 
 
-class Reconstruction(NamedTuple):
-    """A picture of what the pixel decoder believes.
+def cosine_momentum(start: float, end: float, progress: float) -> float:
+    """Momentum after a part of the run: ``start`` at 0, ``end`` at 1, a half cosine between (BYOL, section 3.2).
 
-    Attributes:
-        image: (N, 3, H, W) prediction of every patch, in the units of the network's input.
-        mask: (N, 1, H, W), 1 where the encoder saw nothing.
+    Args:
+        start: First momentum.
+        end: Last momentum.
+        progress: Share of the iterations that are done, 0 to 1.
     """
-
-    image: Tensor
-    mask: Tensor
+    return end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
 
 
 @MODELS.register_module()
-class CMAE(BaseSelfSupervisor):
+class CMAE(PretrainModel, BaseSelfSupervisor):
     """Masked autoencoder with a contrastive branch.
 
     Args:
         backbone: Config of the online encoder; the target encoder is built from it too.
         pixel_decoder: Config of the decoder of pixels.
-        feature_decoder: Config of the decoder of features, giving (N, C).
+        feature_decoder: Config of the decoder of features, giving (N, C): `CMAEFeatureDecoder`, or the
+            ablations `SharedFeatureDecoder` and `VisibleMean`.
         projector: Config of the MLP on features, used twice: online and target.
         head: Config of the losses, with the predictor.
         momentum: m in ``target = m * target + (1 - m) * online``.
+        end_momentum: Momentum at the end of the run, reached by a cosine; None keeps ``momentum``.
         target_norm: Give the target encoder the final LayerNorm (the released code does not).
+        target_input: ``"full"`` shows the target encoder the whole view, ``"masked"`` the visible patches of a
+            mask of its own (an ablation).
         data_preprocessor: Config of the views.
         init_cfg: Config of the initialisation, on top of that of the parts.
     """
+
+    method: ClassVar[str] = "cmae"
 
     def __init__(
         self,
@@ -56,17 +63,25 @@ class CMAE(BaseSelfSupervisor):
         projector: dict[str, Any],
         head: dict[str, Any],
         momentum: float = 0.996,
+        end_momentum: float | None = None,
         target_norm: bool = False,
+        target_input: Literal["full", "masked"] = "full",
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: Any = None,
     ) -> None:
+        if target_input not in ("full", "masked"):
+            raise UserError(f"model.target_input is {target_input!r}; set 'full' or 'masked'.")
         super().__init__(backbone, head=head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        self.target_backbone: nn.Module = MODELS.build({**backbone, "final_norm": target_norm})
+        changes = {"final_norm": target_norm} | ({"fusion": False} if hasattr(self.backbone, "fusion") else {})
+        self.target_backbone: nn.Module = MODELS.build({**backbone, **changes})
         self.pixel_decoder: nn.Module = MODELS.build(pixel_decoder)
         self.feature_decoder: nn.Module = MODELS.build(feature_decoder)
         self.projector: nn.Module = MODELS.build(projector)
         self.target_projector: nn.Module = MODELS.build(projector)
         self.momentum = momentum
+        self.end_momentum = momentum if end_momentum is None else end_momentum
+        self.current_momentum = momentum
+        self.target_input = target_input
         self.target_backbone.requires_grad_(False)
         self.target_projector.requires_grad_(False)
 
@@ -86,53 +101,36 @@ class CMAE(BaseSelfSupervisor):
             masks: Masks of the online view; drawn when None.
 
         Returns:
-            ``loss_rec`` and ``loss_con``.
+            ``loss_rec`` and ``loss_con``, which are summed; statistics for the log, which are not.
         """
         img, img_t = inputs
-        latent, mask, ids_restore = self.backbone(img, mask=True if masks is None else masks)
-        pred = self.pixel_decoder(latent, ids_restore)
-        projection = self.projector((self.feature_decoder(latent, ids_restore),))[0]
-        return self.head.loss(pred, img, mask, projection, self.project_target(img_t))
+        masks = self.draw_masks(img, masks)
+        latent = self.backbone(img, masks)[0]
+        tokens = self.pixel_decoder.decode(latent, masks)
+        pred = self.pixel_decoder.predict_hidden(tokens, masks)
+        projection = self.projector((self.feature_decoder(latent, masks, tokens),))[0]
+        losses = self.head.loss(pred, img, masks, projection, self.project_target(img_t))
+        return losses | {"momentum": torch.tensor(self.current_momentum)}
 
     @torch.no_grad()
     def project_target(self, img_t: Tensor) -> Tensor:
         """Project the mean patch token of the target encoder: (N, 3, H, W) -> (N, D)."""
-        tokens = self.target_backbone(img_t, mask=None)[-1]
-        return self.target_projector((tokens[:, 1:].mean(dim=1),))[0]
+        if self.target_input == "masked":
+            tokens = self.target_backbone(img_t, self.draw_masks(img_t))[0]
+        else:
+            tokens = self.target_backbone(img_t, mask=None)[-1]
+        return self.target_projector((tokens[:, self.backbone.num_extra_tokens :].mean(dim=1),))[0]
 
-    def momentum_update(self) -> None:
+    def momentum_update(self, progress: float = 0.0) -> None:
         """Move the target branch towards the online one; call after each optimizer step.
 
         Parameters only: the target's batch-norm statistics come from its own batches.
-        """
-        self._move_target(1 - self.momentum)
-
-    def extract_feat(self, inputs: Tensor | list[Tensor]) -> tuple[Tensor, ...]:
-        """Encode whole images: a tuple with (N, 1 + L, C) tokens of the online encoder.
 
         Args:
-            inputs: (N, 3, H, W) normalised images, or views of which the first is taken.
+            progress: Share of the run that was done before this step, 0 to 1.
         """
-        images = inputs if isinstance(inputs, Tensor) else inputs[0]
-        return self.backbone(images, mask=None)
-
-    @torch.no_grad()
-    def reconstruct(self, inputs: Tensor | list[Tensor], masks: Mask | None = None) -> Reconstruction:
-        """Predict the pixels of masked images, for figures.
-
-        Args:
-            inputs: (N, 3, H, W) normalised images, or views of which the first is taken.
-            masks: Masks to use; drawn when None.
-        """
-        images = inputs if isinstance(inputs, Tensor) else inputs[0]
-        latent, mask, ids_restore = self.backbone(images, mask=True if masks is None else masks)
-        image = self.head.restore_pixels(self.pixel_decoder(latent, ids_restore), images)
-        pixels = mask.unsqueeze(-1).expand(-1, -1, self.head.patch_size**2 * self.head.in_channels)
-        return Reconstruction(image, self.head.unpatchify(pixels)[:, :1])
-
-    def backbone_header(self) -> dict[str, Any]:
-        """Say which encoder a checkpoint of this model holds, as fields of `BackboneHeader`."""
-        return describe_encoder("cmae", self.backbone, self.data_preprocessor)
+        self.current_momentum = cosine_momentum(self.momentum, self.end_momentum, progress)
+        self._move_target(1 - self.current_momentum)
 
     @torch.no_grad()
     def _move_target(self, weight: float) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from mmpretrain.models import VisionTransformer
+
 from cmae_mm.checkpoints import BackboneHeader
+from cmae_mm.checkpoints.export import UNDESCRIBED
 
 
 def describe_encoder(method: str, backbone: Any, data_preprocessor: Any) -> dict[str, Any]:
@@ -13,9 +16,12 @@ def describe_encoder(method: str, backbone: Any, data_preprocessor: Any) -> dict
 
     Args:
         method: Name of the method, lower case.
-        backbone: mmpretrain `VisionTransformer`, square image and patch.
+        backbone: mmpretrain `VisionTransformer`, square image and patch; or another encoder, of which only the
+            class is noted: backbone files describe plain ViTs.
         data_preprocessor: Has ``mean``, ``std`` and ``channel_order``.
     """
+    if not isinstance(backbone, VisionTransformer):
+        return {"method": method, UNDESCRIBED: type(backbone).__name__}
     header = BackboneHeader(
         method=method,
         width=backbone.embed_dims,

@@ -28,6 +28,16 @@ class Mask(NamedTuple):
     ids_restore: Tensor
     mask: Tensor
 
+    @property
+    def ids_shuffle(self) -> Tensor:
+        """(N, L) int64, raster positions of the visible patches, then of the hidden ones."""
+        return self.ids_restore.argsort(dim=1)
+
+
+def take(tokens: Tensor, ids: Tensor) -> Tensor:
+    """Pick tokens by position: (N, L, C) and (N, K) int64 -> (N, K, C)."""
+    return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
 
 def as_grid(grid: Grid) -> tuple[int, int]:
     """Give ``grid`` as (rows, columns); one number means a square."""
