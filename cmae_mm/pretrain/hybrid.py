@@ -69,8 +69,8 @@ def read_arch(arch: str | Mapping[str, Any]) -> HybridArch:
     return read
 
 
-@MODELS.register_module(name="CMAEHybridViT")
-class HybridViT(BaseModule):
+@MODELS.register_module()
+class CMAEHybridViT(BaseModule):
     """A ViT behind two convolutional stages, pretrained with masks; the counterpart of `CMAEViT`.
 
     Masked, only visible cells are computed. Hidden pixels have no influence at all, whatever they hold.

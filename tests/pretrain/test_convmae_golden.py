@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from cmae_mm.checkpoints.sources.convmae import encoder_state, hybrid_name
 from cmae_mm.pretrain.conv_stages import VisibleCells
-from cmae_mm.pretrain.hybrid import HybridViT
+from cmae_mm.pretrain.hybrid import CMAEHybridViT
 from cmae_mm.pretrain.masking import Mask, mask_from_removed
 from cmae_mm.pretrain.necks import CMAEPixelDecoder
 
@@ -40,7 +40,7 @@ def decoder_part(tensors):
 
 
 def encoder(golden, **kwargs):
-    model = HybridViT(ARCH, img_size=64, **kwargs)
+    model = CMAEHybridViT(ARCH, img_size=64, **kwargs)
     state = encoder_state(group(golden, "state."))
     own = set(model.state_dict())
     assert own <= set(state)
@@ -169,7 +169,7 @@ def test_every_recorded_key_has_one_place(golden):
     names = [hybrid_name(key) for key in keys]
     encoder_names = [name for name in names if name is not None]
     assert len(encoder_names) == len(set(encoder_names))
-    assert set(encoder_names) == set(HybridViT(ARCH, img_size=64).state_dict())
+    assert set(encoder_names) == set(CMAEHybridViT(ARCH, img_size=64).state_dict())
     assert {k for k in keys if hybrid_name(k) is None} == {
         k for k in keys if k.split(".")[0].startswith(("decoder_", "mask_token", "fc_norm", "head"))
     }

@@ -13,7 +13,7 @@ from mmpretrain.registry import MODELS
 from cmae_mm.checkpoints.sources.convmae import hybrid_name
 from cmae_mm.errors import UserError
 from cmae_mm.pretrain.conv_stages import VisibleCells
-from cmae_mm.pretrain.hybrid import HybridViT
+from cmae_mm.pretrain.hybrid import CMAEHybridViT
 from cmae_mm.pretrain.masking import Mask, block_mask, mask_from_removed, random_mask
 
 ARCH = dict(widths=(8, 12, 16), depths=(2, 1, 2), mlp_ratios=(4, 2, 3), heads=4)
@@ -22,7 +22,7 @@ FUSION = {f"stage{n}_output_decode.{kind}" for n in (1, 2) for kind in ("weight"
 
 def build(arch=ARCH, spread=0.1, **kwargs):
     """An initialised encoder with all weights moved, so that no norm or bias is at its neutral value."""
-    model = HybridViT(arch, **{"img_size": 64, **kwargs})
+    model = CMAEHybridViT(arch, **{"img_size": 64, **kwargs})
     model.init_weights()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -222,7 +222,7 @@ def test_collect_and_spread(grid, side):
 )
 def test_base_has_the_published_size(options, count):
     with torch.device("meta"):
-        model = HybridViT("b", **options)
+        model = CMAEHybridViT("b", **options)
     assert sum(p.numel() for p in model.parameters()) == count
     assert [p for p in model.parameters() if not p.requires_grad] == [model.pos_embed]
     eps = {m.eps for name, m in model.named_modules() if name.startswith("layers.") and hasattr(m, "eps")}
@@ -252,7 +252,7 @@ def test_target_has_the_names_of_the_online_encoder():
 )
 def test_drawn_masks(size, kind, visible):
     """int(49 * .35) * 4 = 68 with blocks, int(196 * .35) = 68 without, int(6 * .35) * 4 = 8 on 4 x 6 cells."""
-    model = HybridViT(dict(ARCH, depths=(1, 1, 1)), img_size=size, mask_kind=kind)
+    model = CMAEHybridViT(dict(ARCH, depths=(1, 1, 1)), img_size=size, mask_kind=kind)
     tokens, mask, restore = model(torch.randn(2, 3, *size))
     cells = math.prod(model.patch_resolution)
     assert tokens.shape == (2, visible, 16)
@@ -261,7 +261,7 @@ def test_drawn_masks(size, kind, visible):
 
 
 def test_drawn_masks_follow_the_image_and_the_generator():
-    model = HybridViT(ARCH, img_size=64)
+    model = CMAEHybridViT(ARCH, img_size=64)
     tokens, mask, _ = model(torch.randn(1, 3, 96, 128), True)
     assert mask.shape == (1, 48)
     assert tokens.shape == (1, 16, 16)  # int(12 * .35) * 4
@@ -272,7 +272,7 @@ def test_drawn_masks_follow_the_image_and_the_generator():
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 96)])
 def test_positions_encode_the_row_first(size):
-    model = HybridViT(ARCH, img_size=size)
+    model = CMAEHybridViT(ARCH, img_size=size)
     model.init_weights()
     cols = size[1] // 16
     for cell, row in enumerate(model.pos_embed[0]):
@@ -316,7 +316,7 @@ def test_feature_maps(size):
 
 def test_initialisation():
     """Xavier for linear layers and the third embedding, PyTorch's own for the other convolutions."""
-    model = HybridViT(dict(ARCH, widths=(32, 48, 64)), img_size=64)
+    model = CMAEHybridViT(dict(ARCH, widths=(32, 48, 64)), img_size=64)
     model.init_weights()
     values = dict(model.named_parameters())
 
@@ -352,7 +352,7 @@ def test_a_pretrained_start_is_kept(tmp_path):
     before = build()
     before.pos_embed.data.add_(1)
     torch.save(before.state_dict(), path)
-    after = HybridViT(ARCH, img_size=64, init_cfg=dict(type="Pretrained", checkpoint=str(path)))
+    after = CMAEHybridViT(ARCH, img_size=64, init_cfg=dict(type="Pretrained", checkpoint=str(path)))
     after.init_weights()
     for name, value in before.state_dict().items():
         assert torch.equal(value, after.state_dict()[name]), name
@@ -391,11 +391,11 @@ def test_registered_with_the_encoders_interface():
 )
 def test_wrong_arguments_are_named(options, words):
     with pytest.raises(UserError, match=words):
-        HybridViT(**{"arch": ARCH, "img_size": 64, **options})
+        CMAEHybridViT(**{"arch": ARCH, "img_size": 64, **options})
 
 
 def test_wrong_images_and_masks_are_named():
-    model = HybridViT(ARCH, img_size=64)
+    model = CMAEHybridViT(ARCH, img_size=64)
     with pytest.raises(UserError, match="60 x 64 px cannot be cut"):
         model(torch.randn(1, 3, 60, 64), None)
     other = Mask(*(m[:, :9] for m in random_mask(2, 4, 0.5)))

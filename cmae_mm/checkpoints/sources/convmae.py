@@ -40,7 +40,7 @@ _DROPPED = re.compile(r"^(mask_token$|decoder_|head\.|fc_norm\.)")
 
 
 def hybrid_name(key: str) -> str | None:
-    """Turn a key of a ConvMAE model into that of `HybridViT`.
+    """Turn a key of a ConvMAE model into that of `CMAEHybridViT`.
 
     Args:
         key: Official key, for example ``blocks3.0.norm1.weight``.
