@@ -43,6 +43,8 @@ def adapt(cfg: Config, launcher: str = "none", amp: bool = False) -> list[str]:
     if amp and on_gpu and cfg.optim_wrapper.type is not AmpOptimWrapper:
         cfg.optim_wrapper.type = AmpOptimWrapper
         cfg.optim_wrapper.setdefault("dtype", "bfloat16")
+    if on_gpu:
+        _scale_losses_for_float16_only(cfg)
     if not on_gpu:
         notes += _without_gpu(cfg, amp)
         if launcher != "none":
@@ -53,6 +55,13 @@ def adapt(cfg: Config, launcher: str = "none", amp: bool = False) -> list[str]:
 
 def _is_amp(wrapper: dict[str, Any]) -> bool:
     return wrapper.get("type") in (AmpOptimWrapper, "AmpOptimWrapper")
+
+
+def _scale_losses_for_float16_only(cfg: Config) -> None:
+    """bfloat16 has the range of float32: a loss scaler would only cost time and skip no step."""
+    wrapper = cfg.get("optim_wrapper") or {}
+    if _is_amp(wrapper) and str(wrapper.get("dtype")).removeprefix("torch.") == "bfloat16":
+        wrapper.setdefault("loss_scale", dict(enabled=False))
 
 
 def _without_gpu(cfg: Config, amp: bool) -> list[str]:

@@ -67,9 +67,7 @@ class PretrainModel:
         latent = self.backbone(images, masks)[0]
         pred = getattr(self, self.decoder_name).predict_all(latent, masks)
         hidden = masks.mask.unsqueeze(-1).expand(-1, -1, self.head.patch_size**2 * self.head.in_channels)
-        return Reconstruction(
-            self.head.restore_pixels(pred, images), self.head.unpatchify(hidden)[:, :1]
-        )
+        return Reconstruction(self.head.restore_pixels(pred, images), self.head.unpatchify(hidden)[:, :1])
 
     def backbone_header(self) -> dict[str, Any]:
         """Say which encoder a checkpoint of this model holds, as fields of `BackboneHeader`."""

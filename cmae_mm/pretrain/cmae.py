@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from cmae_mm.errors import UserError
 from cmae_mm.pretrain.base import PretrainModel
@@ -72,12 +72,14 @@ class CMAE(PretrainModel, BaseSelfSupervisor):
         if target_input not in ("full", "masked"):
             raise UserError(f"model.target_input is {target_input!r}; set 'full' or 'masked'.")
         super().__init__(backbone, head=head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        changes = {"final_norm": target_norm} | ({"fusion": False} if hasattr(self.backbone, "fusion") else {})
-        self.target_backbone: nn.Module = MODELS.build({**backbone, **changes})
-        self.pixel_decoder: nn.Module = MODELS.build(pixel_decoder)
-        self.feature_decoder: nn.Module = MODELS.build(feature_decoder)
-        self.projector: nn.Module = MODELS.build(projector)
-        self.target_projector: nn.Module = MODELS.build(projector)
+        changes = {"final_norm": target_norm} | (
+            {"fusion": False} if hasattr(self.backbone, "fusion") else {}
+        )
+        self.target_backbone: Any = MODELS.build({**backbone, **changes})
+        self.pixel_decoder: Any = MODELS.build(pixel_decoder)
+        self.feature_decoder: Any = MODELS.build(feature_decoder)
+        self.projector: Any = MODELS.build(projector)
+        self.target_projector: Any = MODELS.build(projector)
         self.momentum = momentum
         self.end_momentum = momentum if end_momentum is None else end_momentum
         self.current_momentum = momentum

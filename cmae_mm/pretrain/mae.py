@@ -1,6 +1,6 @@
 """Masked autoencoder (arXiv 2111.06377): mmpretrain's, on the parts that CMAE uses.
 
-    img -- mask -- backbone -- neck -- loss_rec
+img -- mask -- backbone -- neck -- loss_rec
 """
 
 from __future__ import annotations

@@ -36,8 +36,9 @@ class MaskTokenDecoder(MAEPretrainDecoder):
         super().__init__(**kwargs)
         self.class_token = class_token
         if not class_token:
-            table = self.decoder_pos_embed.data[:, 1:]
-            self.decoder_pos_embed = nn.Parameter(table, requires_grad=False)
+            width = self.decoder_embed.out_features
+            table = torch.zeros(1, self.num_patches, width)
+            self.decoder_pos_embed: nn.Parameter = nn.Parameter(table, requires_grad=False)
 
     def init_weights(self) -> None:
         """Initialise as the official code does: xavier, zero biases, sin-cos positions."""
@@ -170,9 +171,7 @@ class SharedFeatureDecoder(BaseModule):
 
     def forward(self, latent: Tensor, masks: Mask, pixel_tokens: Tensor) -> Tensor:
         """Give (N, C) pooled features of the pixel decoder's (N, L, D) tokens."""
-        return self.decoder_pred(
-            average(self.ln1(pixel_tokens), masks.ids_keep.shape[1], self.token_set)
-        )
+        return self.decoder_pred(average(self.ln1(pixel_tokens), masks.ids_keep.shape[1], self.token_set))
 
 
 @MODELS.register_module()

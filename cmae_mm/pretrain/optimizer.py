@@ -47,8 +47,11 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if kwargs.get("prefix"):
             return
         merged: dict[tuple, dict[str, Any]] = {}
+        # Spelled out, a default is no option of its own.
+        defaults = {"lr": self.base_lr, "weight_decay": self.base_wd}
+        known = {key: value for key, value in defaults.items() if value is not None}
         for group in params:
-            options = {key: value for key, value in group.items() if key not in ("params", "decay_mult")}
+            options = known | {k: v for k, v in group.items() if k not in ("params", "decay_mult")}
             home = merged.setdefault(tuple(sorted(options.items())), {**options, "params": []})
             home["params"] += group["params"]
         params[:] = merged.values()

@@ -9,8 +9,8 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.datasets.mini_master72 import *
     from .._base_.models.cmae_vit_b_p16 import *
-    from .._base_.runtime import *
-    from .._base_.schedules.cmae_adamw_300e import *
+    from .._base_.pretrain_runtime import *
+    from .._base_.schedules.pretrain_mini_20e import *
 
 model.update(momentum=0.99)  # 0.996 would still hold half of the start after 170 steps
 model["data_preprocessor"].update(size=64, max_shift=7)
@@ -23,11 +23,4 @@ model["feature_decoder"].update(decoder, decoder_depth=1)
 model["projector"].update(in_channels=128, hid_channels=256, out_channels=64)
 model["head"].update(patch_size=8)
 model["head"]["predictor"].update(in_channels=64, hid_channels=256, out_channels=64)
-
-# 1e-3 at batch 32: 8e-3 for each 256 images, large as the run is short
-optim_wrapper["optimizer"].update(lr=8e-3 * 32 / 256)
-# 20 epochs x 94 iterations (3,000 / 32) = 1,880 iterations, 2 epochs of warm-up
-param_scheduler[0].update(start_factor=1e-2, end=2)
-param_scheduler[1].update(T_max=18, begin=2, end=20)
-train_cfg.update(max_epochs=20)
 default_hooks.update(checkpoint=dict(interval=4))

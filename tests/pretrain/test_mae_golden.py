@@ -82,7 +82,9 @@ def test_every_gradient(run):
     ours = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert set(ours) == set(theirs)
     for name, grad in theirs.items():
-        torch.testing.assert_close(ours[name], grad, atol=TOLERANCE, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            ours[name], grad, atol=TOLERANCE, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_equals_mmpretrain(monkeypatch):

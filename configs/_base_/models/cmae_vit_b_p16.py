@@ -5,6 +5,7 @@ The fields in which paper and released code differ are marked; cmae_mm.pretrain.
 
 from mmpretrain.models import NonLinearNeck
 
+from cmae_mm.engine.momentum_hook import MomentumUpdateHook
 from cmae_mm.pretrain import (
     CMAE,
     CMAEDataPreprocessor,
@@ -16,13 +17,15 @@ from cmae_mm.pretrain import (
 
 model = dict(
     type=CMAE,
-    momentum=0.996,
+    momentum=0.996,  # constant
     target_norm=False,  # paper: True
     data_preprocessor=dict(
         type=CMAEDataPreprocessor,
         size=224,
         max_shift=31,  # inclusive; paper: 30
+        flip="before",  # one flip of the master; paper: after
         channel_order="bgr",  # paper: rgb
+        color_on="target",
         color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, prob=0.8),
         gray_prob=0.2,
         blur_prob=0.5,
@@ -83,3 +86,4 @@ model = dict(
         ),
     ),
 )
+custom_hooks = [dict(type=MomentumUpdateHook)]

@@ -3,13 +3,5 @@
 from mmengine.config import read_base
 
 with read_base():
-    from ..._base_.datasets.imagenet_master256 import *
-    from ..._base_.models.cmae_vit_b_p16 import *
-    from ..._base_.runtime import *
-    from ..._base_.schedules.cmae_adamw_300e import *
-
-# 800 epochs x 313 iterations = 250400; 800 - 40 = 760
-train_cfg.update(max_epochs=800)
-param_scheduler[1].update(T_max=760, end=800)
-default_hooks.update(checkpoint=dict(interval=10, max_keep_ckpts=3))
-randomness = dict(seed=60, diff_rank_seed=True)
+    from ..._base_.recipes.cmae_vit_b_p16 import *
+    from ..._base_.schedules.pretrain_adamw_800e import *

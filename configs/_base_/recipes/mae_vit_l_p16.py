@@ -1,0 +1,9 @@
+"""MAE with ViT-L/16: width 1024, 24 blocks, 16 heads."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .mae_vit_b_p16 import *
+
+model["backbone"].update(arch="l")
+model["neck"].update(embed_dim=1024)

@@ -1,0 +1,8 @@
+"""CMAE ablation. Colour augmentation on the online branch instead of the target."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ...._base_.recipes.cmae_vit_b_p16 import *
+
+model["data_preprocessor"].update(color_on="online")

@@ -1,0 +1,8 @@
+"""CMAE ablation. Contrastive weight 0.5 instead of 1."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ...._base_.recipes.cmae_vit_b_p16 import *
+
+model["head"].update(con_weight=0.5)

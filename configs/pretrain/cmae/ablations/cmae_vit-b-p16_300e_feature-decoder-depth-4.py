@@ -1,0 +1,8 @@
+"""CMAE ablation. A feature decoder of 4 blocks instead of 2."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ...._base_.recipes.cmae_vit_b_p16 import *
+
+model["feature_decoder"].update(decoder_depth=4)

@@ -1,0 +1,6 @@
+"""CMAE, hybrid ViT-B (reconstructed), 300 epochs, 32 GPUs x 128 images = batch 4096."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ..._base_.recipes.cmae_hybrid_b import *

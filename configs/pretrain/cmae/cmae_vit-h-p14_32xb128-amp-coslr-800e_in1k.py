@@ -1,0 +1,7 @@
+"""CMAE, ViT-H/14, 800 epochs, 32 GPUs x 128 images = batch 4096: the released recipe at another size."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ..._base_.recipes.cmae_vit_h_p14 import *
+    from ..._base_.schedules.pretrain_adamw_800e import *

@@ -1,0 +1,6 @@
+"""CMAE, ViT-S/16, 300 epochs, 32 GPUs x 128 images = batch 4096: the released recipe at another size."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ..._base_.recipes.cmae_vit_s_p16 import *

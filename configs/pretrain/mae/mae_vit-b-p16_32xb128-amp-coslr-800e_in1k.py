@@ -1,0 +1,7 @@
+"""MAE, ViT-B/16, 800 epochs, 32 GPUs x 128 images = batch 4096."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ..._base_.recipes.mae_vit_b_p16 import *
+    from ..._base_.schedules.pretrain_adamw_800e import *

@@ -1,0 +1,7 @@
+"""Multi-View MAE, ViT-S/16, 1600 epochs, 32 GPUs x 128 images = batch 4096."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ..._base_.recipes.mv_mae_vit_s_p16 import *
+    from ..._base_.schedules.pretrain_adamw_1600e import *
