@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -87,7 +88,7 @@ class CMAEViT(MAEViT):
         return tokens, mask.mask, mask.ids_restore
 
 
-def zero_mlp_biases(layers: nn.ModuleList) -> None:
+def zero_mlp_biases(layers: Iterable[Any]) -> None:
     """Set the MLP biases of mmpretrain's blocks, which it draws with a spread of 1e-6, to zero."""
     for layer in layers:
         for module in layer.ffn.modules():
