@@ -46,7 +46,7 @@ class FiniteLossHook(Hook):
         values = torch.stack([v.reshape(()) for v in losses.values()])
         if not _everywhere(values.isfinite().all()):
             where = f"in iteration {runner.iter + 1} (epoch {runner.epoch + 1})"
-            stop(runner, where, _describe(list(losses), dist.all_gather(values)))
+            _stop(runner, where, _describe(list(losses), dist.all_gather(values)))
 
     def after_train_epoch(self, runner: Any) -> None:
         """Check the weights of all processes, before an old checkpoint makes room for a new one.
@@ -55,37 +55,33 @@ class FiniteLossHook(Hook):
             UserError: A weight is NaN or infinite (process 0; the others exit quietly).
         """
         if not _everywhere(weights_are_finite(_module(runner))):
-            stop(runner, f"after epoch {runner.epoch + 1}", _BROKEN_WEIGHTS)
+            _stop(runner, f"after epoch {runner.epoch + 1}", _BROKEN_WEIGHTS)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Check the weights of this process, the only one that saves.
+        """Check the weights of process 0, the only one that saves.
 
         Raises:
             UserError: A weight is NaN or infinite.
         """
         if not weights_are_finite(_module(runner)):
-            stop(runner, f"before saving in epoch {runner.epoch + 1}", _BROKEN_WEIGHTS)
+            raise UserError(_report(runner, f"before saving in epoch {runner.epoch + 1}", _BROKEN_WEIGHTS))
 
 
-def stop(runner: Any, where: str, reason: str) -> NoReturn:
-    """End the run with one sentence; what the log holds so far is written out.
-
-    Args:
-        runner: The runner.
-        where: Place in the run.
-        reason: What is not finite.
-
-    Raises:
-        UserError: In process 0.
-        SystemExit: In all others.
-    """
+def _stop(runner: Any, where: str, reason: str) -> NoReturn:
+    """End all processes; only the first one says why."""
+    sentence = _report(runner, where, reason) if runner.rank == 0 else ""
+    dist.barrier()  # a launcher ends all processes when it sees the first one go
     if runner.rank != 0:
         raise SystemExit(EXIT_CODE)
+    raise UserError(sentence)
+
+
+def _report(runner: Any, where: str, reason: str) -> str:
+    """The sentence; it is also logged, as the log is what people look at later."""
     advice = _advice(Path(runner.work_dir))
     sentence = f"training stopped {where}: {reason}; nothing was saved with it; {advice}"
     runner.logger.error(sentence)
-    runner.visualizer.close()
-    raise UserError(sentence)
+    return sentence
 
 
 def weights_are_finite(model: nn.Module) -> Tensor:

@@ -29,7 +29,7 @@ KNN_FILE = "knn.json"
 PICTURES = "pictures"
 _GREY, _WHITE = 127, 255
 _GAP, _TITLE = 2, 18  # pixels between tiles, and above a row for its title
-_TILE = 112  # smaller images are enlarged by a whole factor to about this
+_TILE = 128  # smaller images are enlarged by a whole factor to about this
 
 
 @contextmanager
@@ -58,14 +58,14 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 class EpochMonitor(Hook):
     """Looks at the run before it starts, every ``interval`` epochs and after the last one.
 
-    Runs after the checkpoint is written. A run that was stopped between the two makes up for it when it is resumed.
+    Looks after the checkpoint was written. A run that was stopped between the two makes up for it when it is resumed.
 
     Args:
         interval: Epochs between two looks.
         at_start: Also look at the untrained model.
     """
 
-    priority = "LOWEST"
+    priority: int | str = 95  # CheckpointHook has VERY_LOW, 90
 
     def __init__(self, interval: int = 10, at_start: bool = True) -> None:
         if interval < 1:
@@ -162,8 +162,8 @@ class KNNProbeHook(EpochMonitor):
             bank, labels = self._features(runner, model, self.bank)
             queries, truth = self._features(runner, model, self.queries)
             classes = int(labels.max()) + 1
-            top1 = knn_accuracy(queries, truth, bank, labels, classes, self.k, self.temperature)
-        self.entries.append({"epoch": epoch, "iter": runner.iter, "knn_top1": round(top1, 3)})
+            top1 = round(knn_accuracy(queries, truth, bank, labels, classes, self.k, self.temperature), 3)
+        self.entries.append({"epoch": epoch, "iter": runner.iter, "knn_top1": top1})
         runner.logger.info(
             f"kNN probe after epoch {epoch}: knn_top1 {top1:.2f} % (k={self.k}, {len(queries)} queries, "
             f"{len(bank)} in the bank, {time.perf_counter() - begin:.1f} s)"
@@ -268,6 +268,8 @@ class CurvesHook(EpochMonitor):
         interval: Epochs between two drawings.
     """
 
+    priority = "LOWEST"  # after the other looks
+
     def __init__(self, interval: int = 10) -> None:
         super().__init__(interval, at_start=False)
 
@@ -319,6 +321,8 @@ def draw_curves(work_dir: Path) -> Path:
         axis.set_xlabel("iteration", fontsize=8)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
+        if "spread" in title:
+            axis.set_ylim(bottom=0)
         if axis.lines:
             axis.legend(fontsize=7)
     figure.tight_layout()
