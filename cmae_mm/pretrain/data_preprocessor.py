@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
@@ -115,7 +116,10 @@ class CMAEDataPreprocessor(ViewPreprocessor):
             masters = masters._replace(images=self.flip(masters.images, masters.keys, SHARED))
         views = []
         for view, limit in ((FIRST, self.online_shift), (SECOND, self.max_shift)):
-            image = self._crop(masters, view) if self.spatial == "crop" else self._shift(masters, view, limit)
+            if self.spatial == "crop":
+                image = ops.resized_crop(masters.images, self._draw_box(masters, view), self.size)
+            else:
+                image = self._shift(masters, view, limit)
             if self.flip_order == "after":
                 image = self.flip(image, masters.keys, SHARED)
             image = image.float()
@@ -123,6 +127,23 @@ class CMAEDataPreprocessor(ViewPreprocessor):
                 image = self.augment_colors(image, masters.keys, view)
             views.append(image)
         return views
+
+    def find_boxes(self, masters: Masters) -> list[Tensor]:
+        """Say where both views are cut."""
+        height, width = masters.images.shape[-2:]
+        boxes = []
+        for view, limit in ((FIRST, self.online_shift), (SECOND, self.max_shift)):
+            if self.spatial == "crop":
+                box = self._draw_box(masters, view)
+            else:
+                offsets = self._draw_offsets(masters.keys, view, limit)
+                pixels = torch.cat([offsets, torch.full_like(offsets, self.size)], dim=1)
+                box = pixels / torch.tensor([height, width] * 2, device=pixels.device)
+            if self.flip_order == "before":  # cut from the mirrored master
+                mirrored = self.draw_flips(masters.keys, SHARED)
+                box[:, 1] = torch.where(mirrored, 1 - box[:, 1] - box[:, 3], box[:, 1])
+            boxes.append(box)
+        return boxes
 
     def augment_colors(self, images: Tensor, keys: Tensor, view: int) -> Tensor:
         """Jitter, grey and blur (N, 3, H, W) pixels in [0, 255], one draw for each sample."""
@@ -141,11 +162,14 @@ class CMAEDataPreprocessor(ViewPreprocessor):
     def _shift(self, masters: Masters, view: int, limit: int) -> Tensor:
         if limit == 0:
             return masters.images[..., : self.size, : self.size]
-        u = uniforms(masters.keys, Stream.SHIFT.of(view), 2)
-        return ops.shift_crop(masters.images, ops.draw_offsets(u, limit), self.size)
+        offsets = self._draw_offsets(masters.keys, view, limit)
+        return ops.shift_crop(masters.images, offsets, self.size)
 
-    def _crop(self, masters: Masters, view: int) -> Tensor:
-        return crop_view(masters, view, self.size, self.crop_scale, self.crop_ratio)
+    def _draw_offsets(self, keys: Tensor, view: int, limit: int) -> Tensor:
+        return ops.draw_offsets(uniforms(keys, Stream.SHIFT.of(view), 2), limit)
+
+    def _draw_box(self, masters: Masters, view: int) -> Tensor:
+        return draw_view_boxes(masters, view, self.crop_scale, self.crop_ratio)
 
 
 def _checked_jitter(strengths: dict[str, float]) -> dict[str, float]:
@@ -157,12 +181,12 @@ def _checked_jitter(strengths: dict[str, float]) -> dict[str, float]:
     return dict(strengths)
 
 
-def crop_view(
-    masters: Masters, view: int, size: int, scale: tuple[float, float], ratio: tuple[float, float]
+def draw_view_boxes(
+    masters: Masters, view: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> Tensor:
-    """Cut one view by RandomResizedCrop: (N, 3, size, size) float in [0, 255]."""
+    """Draw the RandomResizedCrop of one view: (N, 4), see :func:`cmae_mm.pretrain.views.draw_crops`."""
     u = uniforms(masters.keys, Stream.CROP.of(view), ops.CROP_DRAWS)
-    return ops.resized_crop(masters.images, ops.draw_crops(u, masters.aspect, scale, ratio), size)
+    return ops.draw_crops(u, masters.aspect, scale, ratio)
 
 
 @MODELS.register_module()
@@ -206,15 +230,20 @@ class MultiViewDataPreprocessor(ViewPreprocessor):
 
     def make_views(self, masters: Masters) -> list[Tensor]:
         """Make one or both views, each (N, 3, size, size) float in [0, 255]."""
-        return [self._view(masters, view) for view in (FIRST, SECOND)[: 1 + self.two_targets]]
+        views = []
+        for view, boxes in zip((FIRST, SECOND), self.find_boxes(masters), strict=False):
+            image = ops.resized_crop(masters.images, boxes, self.size)
+            views.append(self.flip(image, masters.keys, view))
+        return views
+
+    def find_boxes(self, masters: Masters) -> list[Tensor]:
+        """Draw where one or both views are cut."""
+        chosen = (FIRST, SECOND)[: 1 + self.two_targets]
+        return [draw_view_boxes(masters, view, self.crop_scale, self.crop_ratio) for view in chosen]
 
     def pack_views(self, views: list[Tensor]) -> list[Tensor]:
         """Give two views, or one twice."""
         return [views[0], views[-1]]
-
-    def _view(self, masters: Masters, view: int) -> Tensor:
-        image = crop_view(masters, view, self.size, self.crop_scale, self.crop_ratio)
-        return self.flip(image, masters.keys, view)
 
 
 @MODELS.register_module()
@@ -239,6 +268,10 @@ class SingleViewDataPreprocessor(ViewPreprocessor):
                 f"let the pipeline crop to {self.size}."
             )
         return [self.flip(masters.images, masters.keys, FIRST).float()]
+
+    def find_boxes(self, masters: Masters) -> list[Tensor]:
+        """Give the whole image."""
+        return [masters.aspect.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(len(masters.keys), 4)]
 
     def pack_views(self, views: list[Tensor]) -> Tensor:
         """Give the one view."""

@@ -38,11 +38,13 @@ class CapturedViews(NamedTuple):
     Attributes:
         master: (N, 3, H, W) as the loader gave it, BGR.
         keys: (N,) int64, the draw keys.
+        boxes: Where each view was cut: (N, 4) top, left, height, width as shares of the master.
         views: Each (N, 3, size, size), normalised, in the network's channel order.
     """
 
     master: Tensor
     keys: Tensor
+    boxes: tuple[Tensor, ...]
     views: tuple[Tensor, ...]
 
 
@@ -131,6 +133,10 @@ class ViewPreprocessor(SelfSupDataPreprocessor):
         """Make the views, each (N, 3, size, size) float in [0, 255], not normalised."""
         raise NotImplementedError
 
+    def find_boxes(self, masters: Masters) -> list[Tensor]:
+        """Say where each view is cut from the master as the loader gave it, see `CapturedViews`."""
+        raise NotImplementedError
+
     def pack_views(self, views: list[Tensor]) -> Tensor | list[Tensor]:
         """Give normalised views as the algorithm takes them: a list."""
         return views
@@ -149,10 +155,11 @@ class ViewPreprocessor(SelfSupDataPreprocessor):
 
     def flip(self, images: Tensor, keys: Tensor, view: int) -> Tensor:
         """Mirror images by the coins of one view (0: of what the views share)."""
-        if self.flip_prob == 0:
-            return images
-        coins = ops.draw_coins(uniforms(keys, Stream.FLIP.of(view), 1)[:, 0], self.flip_prob)
-        return ops.hflip(images, coins)
+        return images if self.flip_prob == 0 else ops.hflip(images, self.draw_flips(keys, view))
+
+    def draw_flips(self, keys: Tensor, view: int) -> Tensor:
+        """Draw (N,) bool: which images of a view (0: of both) are mirrored."""
+        return ops.draw_coins(uniforms(keys, Stream.FLIP.of(view), 1)[:, 0], self.flip_prob)
 
     def check_size(self, images: Tensor, need: int, why: str) -> None:
         """Raise a `UserError` if images are smaller than ``need``."""
@@ -170,10 +177,11 @@ class ViewPreprocessor(SelfSupDataPreprocessor):
         aspect = self._per_sample(data, "aspect", len(images), images.device)
         if aspect is None:
             aspect = torch.full((len(images),), images.shape[-1] / images.shape[-2], device=images.device)
-        views = self.make_views(Masters(self._order_channels(images), keys.long(), aspect.float()))
-        views = [ops.normalize(view, self.mean, self.std) for view in views]
+        masters = Masters(self._order_channels(images), keys.long(), aspect.float())
+        views = [ops.normalize(view, self.mean, self.std) for view in self.make_views(masters)]
         if self.capture:
-            self.captured = CapturedViews(images, keys, tuple(views))
+            boxes = self.find_boxes(masters)
+            self.captured = CapturedViews(images, masters.keys, tuple(boxes), tuple(views))
         return self.pack_views(views)
 
     def _order_channels(self, images: Tensor) -> Tensor:

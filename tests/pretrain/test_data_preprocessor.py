@@ -318,3 +318,23 @@ def test_mistakes_are_explained(field, value, says):
     if field in ("crop_scale", "crop_ratio"):
         with pytest.raises(UserError, match=field):
             MultiViewDataPreprocessor(**{field: value})
+
+
+@pytest.mark.parametrize("flip", ["before", "after"])
+@pytest.mark.parametrize("spatial", ["shift", "crop"])
+def test_captured_boxes_say_where_views_come_from(spatial, flip):
+    """Cut from the loader's own image, a view comes out as it was or mirrored."""
+    pre = CMAEDataPreprocessor(**SMALL, spatial=spatial, flip=flip, color_on="none", channel_order="bgr")
+    pre.capture = True
+    master, n = masters(12, 72, 80), 12
+    out = pre({"inputs": master, "draw_key": keys(n)}, True)["inputs"]
+    mirrored = draw(n, Stream.FLIP, 0, 1)[:, 0] < 0.5
+    for result, boxes in zip(out, pre.captured.boxes, strict=True):
+        again = views.hflip(views.resized_crop(master, boxes, 64), mirrored)
+        torch.testing.assert_close(again, result * pre.std + pre.mean, atol=0.02, rtol=0)
+    single = SingleViewDataPreprocessor(size=72, capture=True)
+    single({"inputs": master[..., :72]}, True)
+    assert single.captured.boxes[0].tolist() == [[0, 0, 1, 1]] * n
+    twice = MultiViewDataPreprocessor(size=64, two_targets=False, capture=True)
+    twice({"inputs": master}, True)
+    assert len(twice.captured.boxes) == len(twice.captured.views) == 1
