@@ -4,8 +4,13 @@ import cmae_mm.compat  # noqa: F401  (before torchvision, which mmpretrain impor
 from cmae_mm.pretrain.backbone import CMAEViT
 from cmae_mm.pretrain.base import PretrainModel, Reconstruction
 from cmae_mm.pretrain.cmae import CMAE
-from cmae_mm.pretrain.data_preprocessor import CMAEDataPreprocessor
+from cmae_mm.pretrain.data_preprocessor import (
+    CMAEDataPreprocessor,
+    MultiViewDataPreprocessor,
+    SingleViewDataPreprocessor,
+)
 from cmae_mm.pretrain.heads import CMAEPretrainHead, HiddenPixelHead, MultiViewPretrainHead
+from cmae_mm.pretrain.hybrid import CMAEHybridViT
 from cmae_mm.pretrain.mae import PlainMAE
 from cmae_mm.pretrain.masking import Mask, block_mask, random_mask
 from cmae_mm.pretrain.multi_view_mae import MultiViewMAE
@@ -17,17 +22,20 @@ __all__ = [
     "PRESETS",
     "CMAEDataPreprocessor",
     "CMAEFeatureDecoder",
+    "CMAEHybridViT",
     "CMAEPixelDecoder",
     "CMAEPretrainHead",
     "CMAEViT",
     "HiddenPixelHead",
     "Mask",
+    "MultiViewDataPreprocessor",
     "MultiViewMAE",
     "MultiViewPretrainHead",
     "PlainMAE",
     "PretrainModel",
     "Reconstruction",
     "SharedFeatureDecoder",
+    "SingleViewDataPreprocessor",
     "VisibleMean",
     "block_mask",
     "random_mask",

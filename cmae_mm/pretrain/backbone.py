@@ -10,8 +10,7 @@ from mmpretrain.models import MAEViT, VisionTransformer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from cmae_mm.errors import UserError
-from cmae_mm.pretrain.masking import Mask, block_mask, random_mask, take
+from cmae_mm.pretrain.masking import DrawsMasks, Mask, take
 
 # The official initialisation of encoder and decoders; the patch projection and the MLP necks differ.
 XAVIER_INIT = (
@@ -21,7 +20,7 @@ XAVIER_INIT = (
 
 
 @MODELS.register_module()
-class CMAEViT(MAEViT):
+class CMAEViT(DrawsMasks, MAEViT):
     """mmpretrain's MAE encoder with block masks, injectable masks and an optional final norm.
 
     State-dict keys are those of `MAEViT`, and of the official CMAE. Attention is
@@ -42,24 +41,14 @@ class CMAEViT(MAEViT):
         mask_block: int = 2,
         **kwargs: Any,
     ) -> None:
-        if mask_kind not in ("block", "random"):
-            raise UserError(f"backbone.mask_kind is {mask_kind!r}; set 'block' or 'random'.")
         kwargs.setdefault("init_cfg", [dict(rule) for rule in XAVIER_INIT])
         super().__init__(mask_ratio=mask_ratio, **kwargs)
-        self.mask_kind = mask_kind
-        self.mask_block = mask_block
+        self.set_masking(mask_kind, mask_ratio, mask_block)
 
     def init_weights(self) -> None:
         """Initialise as the official code does: xavier, zero biases, sin-cos positions."""
         super().init_weights()
         zero_mlp_biases(self.layers)
-
-    def draw_mask(self, n: int, device: torch.device, generator: torch.Generator | None = None) -> Mask:
-        """Draw masks for ``n`` images on ``device``."""
-        grid = tuple(self.patch_resolution)
-        if self.mask_kind == "random":
-            return random_mask(n, grid, self.mask_ratio, generator, device)
-        return block_mask(n, grid, self.mask_ratio, self.mask_block, generator, device)
 
     def forward(self, x: Tensor, mask: Mask | bool | None = True) -> Any:
         """Encode visible patches, or all.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cmae_mm.errors import UserError
 from cmae_mm.pretrain.backbone import XAVIER_INIT, zero_mlp_biases
 from cmae_mm.pretrain.conv_stages import ConvBlock, PatchConv, PatchEmbed, VisibleCells
-from cmae_mm.pretrain.masking import Mask, block_mask, random_mask
+from cmae_mm.pretrain.masking import DrawsMasks, Mask
 
 
 class HybridArch(NamedTuple):
@@ -70,7 +70,7 @@ def read_arch(arch: str | Mapping[str, Any]) -> HybridArch:
 
 
 @MODELS.register_module()
-class CMAEHybridViT(BaseModule):
+class CMAEHybridViT(DrawsMasks, BaseModule):
     """A ViT behind two convolutional stages, pretrained with masks; the counterpart of `CMAEViT`.
 
     Masked, only visible cells are computed. Hidden pixels have no influence at all, whatever they hold.
@@ -109,13 +109,11 @@ class CMAEHybridViT(BaseModule):
         final_norm: bool = True,
         init_cfg: Any = None,
     ) -> None:
-        if mask_kind not in ("block", "random"):
-            raise UserError(f"backbone.mask_kind is {mask_kind!r}; set 'block' or 'random'.")
         if len(patch_sizes) != 3:
             raise UserError(f"backbone.patch_sizes is {patch_sizes}; give three sides, one for a stage.")
         super().__init__([dict(rule) for rule in XAVIER_INIT] if init_cfg is None else init_cfg)
         self.arch = read_arch(arch)
-        self.mask_kind, self.mask_ratio, self.mask_block = mask_kind, mask_ratio, mask_block
+        self.set_masking(mask_kind, mask_ratio, mask_block)
         self.fusion, self.final_norm = fusion, final_norm
         self.patch_size = prod(patch_sizes)
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
@@ -167,19 +165,6 @@ class CMAEHybridViT(BaseModule):
                 "change the image size or backbone.patch_sizes."
             )
         return height // self.patch_size, width // self.patch_size
-
-    def draw_mask(
-        self,
-        n: int,
-        device: torch.device,
-        generator: torch.Generator | None = None,
-        grid: tuple[int, int] | None = None,
-    ) -> Mask:
-        """Draw masks for ``n`` images on ``device``; the grid is that of the training image by default."""
-        grid = grid or self.patch_resolution
-        if self.mask_kind == "random":
-            return random_mask(n, grid, self.mask_ratio, generator, device)
-        return block_mask(n, grid, self.mask_ratio, self.mask_block, generator, device)
 
     def forward(self, x: Tensor, mask: Mask | bool | None = True) -> Any:
         """Encode visible cells, or all.

@@ -5,7 +5,7 @@ Shapes: N images, a grid of rows x columns patches, L = rows * columns, K = visi
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -136,3 +136,42 @@ def block_mask(
     cells = cells.view(n, coarse_rows, 1, coarse_cols, 1)
     removed = cells.expand(n, coarse_rows, block, coarse_cols, block).reshape(n, rows * cols)
     return mask_from_removed(removed, kept * block * block)
+
+
+class DrawsMasks:
+    """Mixed into masked encoders: how they draw masks when none is given.
+
+    Attributes:
+        mask_kind: ``"block"`` hides squares of patches (released code), ``"random"`` single patches (paper).
+        mask_ratio: Share of hidden cells.
+        mask_block: Side of a block in patches.
+        patch_resolution: Patches of the training image as (rows, columns).
+    """
+
+    mask_kind: str
+    mask_ratio: float
+    mask_block: int
+    patch_resolution: tuple[int, int]
+
+    def set_masking(self, kind: Literal["block", "random"], ratio: float, block: int) -> None:
+        """Choose the masks.
+
+        Raises:
+            UserError: There is no such kind.
+        """
+        if kind not in ("block", "random"):
+            raise UserError(f"backbone.mask_kind is {kind!r}; set 'block' or 'random'.")
+        self.mask_kind, self.mask_ratio, self.mask_block = kind, ratio, block
+
+    def draw_mask(
+        self,
+        n: int,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Mask:
+        """Draw masks for ``n`` images on ``device``; the grid is that of the training image by default."""
+        grid = grid or as_grid(self.patch_resolution)
+        if self.mask_kind == "random":
+            return random_mask(n, grid, self.mask_ratio, generator, device)
+        return block_mask(n, grid, self.mask_ratio, self.mask_block, generator, device)

@@ -7,35 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 import cmae_mm.pretrain  # noqa: F401
-from cmae_mm.pretrain import CMAE
 from cmae_mm.pretrain.masking import mask_from_removed, take
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cmae_released_tiny.safetensors"
 TOLERANCE = 1e-5
-
-
-def tiny_cmae(**kwargs):
-    """The architecture of the golden file."""
-    decoder = dict(num_patches=64, patch_size=4, embed_dim=48, decoder_embed_dim=32, decoder_num_heads=4)
-    mlp = dict(
-        type="NonLinearNeck",
-        hid_channels=96,
-        out_channels=32,
-        with_bias=True,
-        with_last_bn=False,
-        with_avg_pool=False,
-        norm_cfg=dict(type="BN1d", eps=1e-6),
-    )
-    arch = dict(embed_dims=48, num_layers=2, num_heads=4, feedforward_channels=192)
-    return CMAE(
-        backbone=dict(type="CMAEViT", arch=arch, img_size=32, patch_size=4),
-        pixel_decoder=dict(type="CMAEPixelDecoder", decoder_depth=2, **decoder),
-        feature_decoder=dict(type="CMAEFeatureDecoder", decoder_depth=1, **decoder),
-        projector=dict(in_channels=48, **mlp),
-        head=dict(type="CMAEPretrainHead", predictor=dict(in_channels=32, **mlp), patch_size=4),
-        data_preprocessor=dict(type="CMAEDataPreprocessor", size=32, max_shift=4),
-        **kwargs,
-    )
 
 
 def total(losses):
@@ -48,7 +23,7 @@ def group(golden, prefix):
 
 
 @pytest.fixture(scope="module")
-def run():
+def run(tiny_cmae):
     """One forward and backward pass with the recorded weights, inputs and mask; every module's output kept."""
     golden = load_file(GOLDEN)
     model = tiny_cmae()
@@ -129,7 +104,7 @@ def test_target_is_frozen(run):
     assert all(n in frozen for n, _ in model.named_parameters() if n.startswith("target_"))
 
 
-def test_momentum_update():
+def test_momentum_update(tiny_cmae):
     golden = load_file(GOLDEN)
     model = tiny_cmae()
     model.load_state_dict(group(golden, "state."))
@@ -154,7 +129,7 @@ def test_target_statistics_come_from_its_own_batches(run):
     assert not torch.equal(model.target_projector.bn0.running_mean, model.projector.bn0.running_mean)
 
 
-def test_bfloat16_stays_near(run):
+def test_bfloat16_stays_near(run, tiny_cmae):
     """Mixed precision as in the recipes: the losses of the recorded step to 2 %."""
     golden, _, _, _, mask = run
     model = tiny_cmae()
