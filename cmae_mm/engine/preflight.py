@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from cmae_mm.data.checks import check_ade20k, check_coco, check_image_folder
+from cmae_mm.data.masters import check_masters
 
 
 def check_datasets(cfg: Config, phases: tuple[str, ...]) -> None:
@@ -45,6 +46,8 @@ def _check(dataset: dict[str, Any]) -> None:
     elif "mmseg.BaseSegDataset" in names:
         classes = (dataset.get("metainfo") or {}).get("classes") or _bases(dataset)[0].METAINFO["classes"]
         check_ade20k(root / prefix["img_path"], root / prefix["seg_map_path"], len(classes))
+    elif "cmae_mm.MasterImages" in names:
+        check_masters({key: value for key, value in dataset.items() if key != "type"})
     elif "mmpretrain.CustomDataset" in names and not dataset.get("ann_file"):
         folder = prefix if isinstance(prefix, str) else prefix.get("img_path", "")
         check_image_folder(root, folder or dataset.get("split", ""))
