@@ -141,7 +141,8 @@ class KNNProbeHook(EpochMonitor):
         Raises:
             UserError: The bank has fewer than k images.
         """
-        self.bank, self.queries = DATASETS.build(self.bank_cfg), DATASETS.build(self.queries_cfg)
+        with undisturbed(_module(runner)):
+            self.bank, self.queries = DATASETS.build(self.bank_cfg), DATASETS.build(self.queries_cfg)
         if len(self.bank) < self.k:
             raise UserError(
                 f"KNNProbeHook: k={self.k} neighbours cannot vote among {len(self.bank)} bank images; lower k."
@@ -173,7 +174,11 @@ class KNNProbeHook(EpochMonitor):
             write_json(Path(runner.work_dir) / KNN_FILE, self.entries)
 
     def _features(self, runner: Any, model: Any, dataset: Dataset) -> tuple[Tensor, Tensor]:
-        """Features (n, C) float32 and labels (n,) of a whole dataset, in its order, in all processes."""
+        """Features (n, C) float32 and labels (n,) of a whole dataset, in its order, in all processes.
+
+        Raises:
+            UserError: An image has no label.
+        """
         n, world = len(dataset), dist.get_world_size()  # type: ignore[arg-type]
         own = (torch.arange(-(-n // world)) * world + dist.get_rank()).clamp(max=n - 1)
         loader = DataLoader(
@@ -185,7 +190,10 @@ class KNNProbeHook(EpochMonitor):
                 views = model.data_preprocessor({"inputs": images}, training=False)["inputs"]
                 features.append(model.pool_feat(views).float())
             labels.append(label.to(features[-1].device))
-        return _interleave(torch.cat(features), n), _interleave(torch.cat(labels), n)
+        whole = _interleave(torch.cat(features), n), _interleave(torch.cat(labels), n)
+        if whole[1].min() < 0:
+            raise UserError("KNNProbeHook: some images have no label; give it data whose classes are known.")
+        return whole
 
 
 @HOOKS.register_module()
@@ -217,13 +225,14 @@ class ReconstructionHook(EpochMonitor):
         Raises:
             UserError: The dataset has fewer than ``count`` images.
         """
-        dataset = DATASETS.build(self.images_cfg)
-        if len(dataset) < self.count:
-            raise UserError(
-                f"ReconstructionHook: {len(dataset)} images, but count={self.count}; lower count."
-            )
-        chosen = [i * len(dataset) // self.count for i in range(self.count)]
-        self.images = torch.stack([torch.as_tensor(dataset[i]["inputs"]) for i in chosen])
+        with undisturbed(_module(runner)):
+            dataset = DATASETS.build(self.images_cfg)
+            if len(dataset) < self.count:
+                raise UserError(
+                    f"ReconstructionHook: {len(dataset)} images, but count={self.count}; lower it."
+                )
+            chosen = [i * len(dataset) // self.count for i in range(self.count)]
+            self.images = torch.stack([torch.as_tensor(dataset[i]["inputs"]) for i in chosen])
         super().before_train(runner)
 
     def is_done(self, runner: Any, epoch: int) -> bool:
