@@ -9,7 +9,7 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.datasets.mini_master72 import *
     from .._base_.models.cmae_vit_b_p16 import *
-    from .._base_.pretrain_runtime import *
+    from .._base_.mini_monitors import *
     from .._base_.schedules.pretrain_mini_20e import *
 
 model.update(momentum=0.99)  # 0.996 would still hold half of the start after 170 steps
@@ -23,4 +23,3 @@ model["feature_decoder"].update(decoder, decoder_depth=1)
 model["projector"].update(in_channels=128, hid_channels=256, out_channels=64)
 model["head"].update(patch_size=8)
 model["head"]["predictor"].update(in_channels=64, hid_channels=256, out_channels=64)
-default_hooks.update(checkpoint=dict(interval=4))

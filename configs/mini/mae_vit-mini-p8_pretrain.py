@@ -5,7 +5,7 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.datasets.mini_master72 import *
     from .._base_.models.mae_vit_b_p16 import *
-    from .._base_.pretrain_runtime import *
+    from .._base_.mini_monitors import *
     from .._base_.schedules.pretrain_mini_20e import *
 
 model["data_preprocessor"].update(size=64)
@@ -22,4 +22,3 @@ model["neck"].update(
 )
 model["head"].update(patch_size=8)
 train_dataloader["dataset"].update(size=64)
-default_hooks.update(checkpoint=dict(interval=4))

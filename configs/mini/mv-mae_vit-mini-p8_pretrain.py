@@ -5,7 +5,7 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.datasets.mini_master72 import *
     from .._base_.models.mv_mae_vit_b_p16 import *
-    from .._base_.pretrain_runtime import *
+    from .._base_.mini_monitors import *
     from .._base_.schedules.pretrain_mini_20e import *
 
 model["data_preprocessor"].update(size=64)
@@ -24,4 +24,3 @@ model["projector"].update(in_channels=128, hid_channels=256, out_channels=64)
 model["head"].update(patch_size=8)
 # the whole image, from which the device cuts both views
 train_dataloader["dataset"].update(size=96, crop="whole")
-default_hooks.update(checkpoint=dict(interval=4))

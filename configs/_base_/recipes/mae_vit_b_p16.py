@@ -5,7 +5,7 @@ from mmengine.config import read_base
 with read_base():
     from ..datasets.imagenet_crop224 import *
     from ..models.mae_vit_b_p16 import *
-    from ..pretrain_runtime import *
+    from ..imagenet_monitors import *
     from ..schedules.pretrain_adamw_300e import *
 
 default_hooks.update(checkpoint=dict(interval=10, max_keep_ckpts=3))
