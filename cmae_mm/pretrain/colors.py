@@ -90,14 +90,15 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     red, green, blue = images.split(1, dim=1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    safe = chroma.masked_fill(chroma == 0, 1.0)
-    # Where the colour stands, in sixths of a turn from red, times the chroma.
-    sector = torch.where(value == red, green - blue, torch.where(value == green, blue - red, red - green))
-    start = torch.where(value == red, 0.0, torch.where(value == green, 2.0, 4.0))
-    # HSV to RGB in closed form: channel n is value - chroma * clamp(min(k, 4 - k), 0, 1).
+    unit = chroma.clamp_min(1e-6).reciprocal_()  # grey has no hue: 0 / 1e-6 is any
+    # Where the colour stands, in sixths of a turn from red.
+    sector = torch.where(value == green, (blue - red).mul_(unit).add_(2), (red - green).mul_(unit).add_(4))
+    sector = torch.where(value == red, (green - blue).mul_(unit), sector)
+    # HSV to RGB in closed form: channel n is value - chroma * clamp(2 - |k - 2|, 0, 1).
     phase = 5.0 - 2 * torch.arange(3, device=images.device)
-    k = ((sector / safe).add_(start) + phase.view(-1, 1, 1) + 6 * turns.view(-1, 1, 1, 1)).remainder_(6)
-    return torch.addcmul(value, torch.minimum(k, 4 - k).clamp_(0, 1), chroma, value=-1)
+    k = (sector + (phase.view(-1, 1, 1) + 6 * turns.view(-1, 1, 1, 1))).remainder_(6)
+    share = k.sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
+    return torch.addcmul(value, share, chroma, value=-1)
 
 
 def color_jitter(images: Tensor, jitter: Jitter) -> Tensor:

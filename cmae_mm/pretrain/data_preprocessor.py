@@ -13,7 +13,7 @@ from torch import Tensor
 import cmae_mm.pretrain.colors as colors
 import cmae_mm.pretrain.views as ops
 from cmae_mm.errors import UserError
-from cmae_mm.pretrain.draws import Stream, uniforms
+from cmae_mm.pretrain.draws import Stream
 from cmae_mm.pretrain.view_preprocessor import Masters, ViewPreprocessor, check_choice, check_range
 
 SHARED, FIRST, SECOND = (
@@ -113,7 +113,7 @@ class CMAEDataPreprocessor(ViewPreprocessor):
             shift = max(self.max_shift, self.online_shift)
             self.check_size(masters.images, self.size + shift, f"size {self.size} + shift {shift}")
         if self.flip_order == "before":
-            masters = masters._replace(images=self.flip(masters.images, masters.keys, SHARED))
+            masters = masters._replace(images=self.flip(masters.images, masters, SHARED))
         views = []
         for view, limit in ((FIRST, self.online_shift), (SECOND, self.max_shift)):
             if self.spatial == "crop":
@@ -121,10 +121,10 @@ class CMAEDataPreprocessor(ViewPreprocessor):
             else:
                 image = self._shift(masters, view, limit)
             if self.flip_order == "after":
-                image = self.flip(image, masters.keys, SHARED)
+                image = self.flip(image, masters, SHARED)
             image = image.float()
             if self.color_on in ("both", "online" if view == FIRST else "target"):
-                image = self.augment_colors(image, masters.keys, view)
+                image = self.augment_colors(image, masters, view)
             views.append(image)
         return views
 
@@ -136,25 +136,25 @@ class CMAEDataPreprocessor(ViewPreprocessor):
             if self.spatial == "crop":
                 box = self._draw_box(masters, view)
             else:
-                offsets = self._draw_offsets(masters.keys, view, limit)
+                offsets = self._draw_offsets(masters, view, limit)
                 pixels = torch.cat([offsets, torch.full_like(offsets, self.size)], dim=1)
                 box = pixels / torch.tensor([height, width] * 2, device=pixels.device)
             if self.flip_order == "before":  # cut from the mirrored master
-                mirrored = self.draw_flips(masters.keys, SHARED)
+                mirrored = self.draw_flips(masters, SHARED)
                 box[:, 1] = torch.where(mirrored, 1 - box[:, 1] - box[:, 3], box[:, 1])
             boxes.append(box)
         return boxes
 
-    def augment_colors(self, images: Tensor, keys: Tensor, view: int) -> Tensor:
+    def augment_colors(self, images: Tensor, masters: Masters, view: int) -> Tensor:
         """Jitter, grey and blur (N, 3, H, W) pixels in [0, 255], one draw for each sample."""
         if self.color_jitter.get("prob", 1) > 0:
-            u = uniforms(keys, Stream.JITTER.of(view), colors.JITTER_DRAWS)
+            u = masters.draw(Stream.JITTER, view, colors.JITTER_DRAWS)
             images = colors.color_jitter(images, colors.draw_jitter(u, **self.color_jitter))
         if self.gray_prob > 0:
-            u = uniforms(keys, Stream.GRAY.of(view), 1)
+            u = masters.draw(Stream.GRAY, view, 1)
             images = colors.grayscale(images, ops.draw_coins(u[:, 0], self.gray_prob))
         if self.blur_prob > 0:
-            u = uniforms(keys, Stream.BLUR.of(view), 2)
+            u = masters.draw(Stream.BLUR, view, 2)
             sigma = colors.draw_sigmas(u[:, 0], self.blur_sigma) * ops.draw_coins(u[:, 1], self.blur_prob)
             images = colors.gaussian_blur(images, sigma, max(1, round(3 * self.blur_sigma[1])))
         return images
@@ -162,11 +162,11 @@ class CMAEDataPreprocessor(ViewPreprocessor):
     def _shift(self, masters: Masters, view: int, limit: int) -> Tensor:
         if limit == 0:
             return masters.images[..., : self.size, : self.size]
-        offsets = self._draw_offsets(masters.keys, view, limit)
+        offsets = self._draw_offsets(masters, view, limit)
         return ops.shift_crop(masters.images, offsets, self.size)
 
-    def _draw_offsets(self, keys: Tensor, view: int, limit: int) -> Tensor:
-        return ops.draw_offsets(uniforms(keys, Stream.SHIFT.of(view), 2), limit)
+    def _draw_offsets(self, masters: Masters, view: int, limit: int) -> Tensor:
+        return ops.draw_offsets(masters.draw(Stream.SHIFT, view, 2), limit)
 
     def _draw_box(self, masters: Masters, view: int) -> Tensor:
         return draw_view_boxes(masters, view, self.crop_scale, self.crop_ratio)
@@ -185,7 +185,7 @@ def draw_view_boxes(
     masters: Masters, view: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> Tensor:
     """Draw the RandomResizedCrop of one view: (N, 4), see :func:`cmae_mm.pretrain.views.draw_crops`."""
-    u = uniforms(masters.keys, Stream.CROP.of(view), ops.CROP_DRAWS)
+    u = masters.draw(Stream.CROP, view, ops.CROP_DRAWS)
     return ops.draw_crops(u, masters.aspect, scale, ratio)
 
 
@@ -233,7 +233,7 @@ class MultiViewDataPreprocessor(ViewPreprocessor):
         views = []
         for view, boxes in zip((FIRST, SECOND), self.find_boxes(masters), strict=False):
             image = ops.resized_crop(masters.images, boxes, self.size)
-            views.append(self.flip(image, masters.keys, view))
+            views.append(self.flip(image, masters, view))
         return views
 
     def find_boxes(self, masters: Masters) -> list[Tensor]:
@@ -267,11 +267,11 @@ class SingleViewDataPreprocessor(ViewPreprocessor):
                 f"The data preprocessor got {height} x {width} images but its size is {self.size}; "
                 f"let the pipeline crop to {self.size}."
             )
-        return [self.flip(masters.images, masters.keys, FIRST).float()]
+        return [self.flip(masters.images, masters, FIRST).float()]
 
     def find_boxes(self, masters: Masters) -> list[Tensor]:
         """Give the whole image."""
-        return [masters.aspect.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(len(masters.keys), 4)]
+        return [masters.aspect.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(len(masters.images), 4)]
 
     def pack_views(self, views: list[Tensor]) -> Tensor:
         """Give the one view."""

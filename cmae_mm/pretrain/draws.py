@@ -12,7 +12,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-_VIEWS = 4  # streams of one purpose: what the views share, and up to three views
+_VIEWS = 3  # streams of one purpose: what the views share, the first view, the second
 
 
 class Stream(IntEnum):
@@ -70,7 +70,24 @@ def uniforms(keys: Tensor, stream: int, count: int) -> Tensor:
     Returns:
         (N, count) float32 in [0, 1): multiples of 2**-24, exact on every device.
     """
-    state = mix(keys + _signed(stream * _STREAM_STEP % 2**64))
-    columns = torch.arange(1, count + 1, device=keys.device) * _COLUMN_STEP
-    bits = mix(state.unsqueeze(1) + columns)
+    return _hash(keys + _signed(stream * _STREAM_STEP % 2**64), count)
+
+
+def uniform_table(keys: Tensor, count: int) -> Tensor:
+    """Draw ``count`` numbers of every `Stream` at once, in as many kernels as one stream takes.
+
+    Args:
+        keys: (N,) int64.
+        count: Numbers for each key and stream.
+
+    Returns:
+        (N, S, count) float32; entry ``[:, s]`` is ``uniforms(keys, s, count)``.
+    """
+    streams = torch.arange(_VIEWS * len(Stream), device=keys.device)
+    return _hash(keys.unsqueeze(1) + streams * _STREAM_STEP, count)
+
+
+def _hash(seeds: Tensor, count: int) -> Tensor:
+    columns = torch.arange(1, count + 1, device=seeds.device) * _COLUMN_STEP
+    bits = mix(mix(seeds).unsqueeze(-1) + columns)
     return ((bits >> 40) & 0xFFFFFF).float() * 2.0**-24

@@ -12,8 +12,10 @@ from torch import Tensor
 
 import cmae_mm.pretrain.views as ops
 from cmae_mm.errors import UserError
-from cmae_mm.pretrain.draws import Stream, uniforms
+from cmae_mm.pretrain.colors import JITTER_DRAWS
+from cmae_mm.pretrain.draws import Stream, uniform_table
 
+_COLUMNS = max(ops.CROP_DRAWS, JITTER_DRAWS)  # as many numbers as any one purpose takes
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -23,13 +25,17 @@ class Masters(NamedTuple):
 
     Attributes:
         images: (N, 3, H, W), as the loader gave it, mostly uint8.
-        keys: (N,) int64; all draws of a sample come from its key.
+        numbers: (N, S, C) uniforms of each sample's key, see `uniform_table`; all draws come from them.
         aspect: (N,) float32, width / height of the image that the master shows.
     """
 
     images: Tensor
-    keys: Tensor
+    numbers: Tensor
     aspect: Tensor
+
+    def draw(self, purpose: Stream, view: int, count: int) -> Tensor:
+        """Give the (N, count) uniforms of one purpose for one view (0: for what the views share)."""
+        return self.numbers[:, purpose.of(view), :count]
 
 
 class CapturedViews(NamedTuple):
@@ -153,13 +159,13 @@ class ViewPreprocessor(SelfSupDataPreprocessor):
         pixels = (images * self.std + self.mean).round().clamp(0, ops.WHITE).to(torch.uint8)
         return pixels.flip(1) if self.channel_order == "bgr" else pixels
 
-    def flip(self, images: Tensor, keys: Tensor, view: int) -> Tensor:
+    def flip(self, images: Tensor, masters: Masters, view: int) -> Tensor:
         """Mirror images by the coins of one view (0: of what the views share)."""
-        return images if self.flip_prob == 0 else ops.hflip(images, self.draw_flips(keys, view))
+        return images if self.flip_prob == 0 else ops.hflip(images, self.draw_flips(masters, view))
 
-    def draw_flips(self, keys: Tensor, view: int) -> Tensor:
+    def draw_flips(self, masters: Masters, view: int) -> Tensor:
         """Draw (N,) bool: which images of a view (0: of both) are mirrored."""
-        return ops.draw_coins(uniforms(keys, Stream.FLIP.of(view), 1)[:, 0], self.flip_prob)
+        return ops.draw_coins(masters.draw(Stream.FLIP, view, 1)[:, 0], self.flip_prob)
 
     def check_size(self, images: Tensor, need: int, why: str) -> None:
         """Raise a `UserError` if images are smaller than ``need``."""
@@ -174,14 +180,15 @@ class ViewPreprocessor(SelfSupDataPreprocessor):
         if keys is None:
             top = torch.iinfo(torch.int64).max
             keys = torch.randint(top, (len(images),), generator=self.generator, device=images.device)
+        keys = keys.long()
         aspect = self._per_sample(data, "aspect", len(images), images.device)
         if aspect is None:
             aspect = torch.full((len(images),), images.shape[-1] / images.shape[-2], device=images.device)
-        masters = Masters(self._order_channels(images), keys.long(), aspect.float())
+        masters = Masters(self._order_channels(images), uniform_table(keys, _COLUMNS), aspect.float())
         views = [ops.normalize(view, self.mean, self.std) for view in self.make_views(masters)]
         if self.capture:
             boxes = self.find_boxes(masters)
-            self.captured = CapturedViews(images, masters.keys, tuple(boxes), tuple(views))
+            self.captured = CapturedViews(images, keys, tuple(boxes), tuple(views))
         return self.pack_views(views)
 
     def _order_channels(self, images: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmae_mm.pretrain.draws import Stream, mix, uniforms
+from cmae_mm.pretrain.draws import Stream, mix, uniform_table, uniforms
 
 WORD = 2**64
 
@@ -109,7 +109,10 @@ def test_one_bit_of_the_key_turns_half_of_the_bits():
         assert abs(share - 0.5) < 6 * 0.0016
 
 
-def test_streams_have_their_own_numbers():
-    numbers = {stream.of(view) for stream in Stream for view in range(3)}
-    assert len(numbers) == 3 * len(Stream)
-    assert all(0 <= number < 64 for number in numbers)
+def test_the_table_holds_every_stream():
+    keys = torch.tensor(ODD_KEYS)
+    table = uniform_table(keys, 5)
+    numbers = sorted(stream.of(view) for stream in Stream for view in range(3))
+    assert numbers == list(range(table.shape[1]))  # no two purposes share a stream
+    for number in numbers:
+        assert torch.equal(table[:, number], uniforms(keys, number, 5))

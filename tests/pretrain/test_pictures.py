@@ -16,7 +16,6 @@ LINEAR = glob("configs/mini/vit-mini*_linear_imagenet.py")[0]
 CONFIG = """
 from mmpretrain.datasets import CustomDataset, LoadImageFromFile, PackInputs, Resize
 
-import cmae_mm.pretrain
 from cmae_mm.pretrain.data_preprocessor import MultiViewDataPreprocessor, SingleViewDataPreprocessor
 
 data_root = "data/"
@@ -60,7 +59,6 @@ def write(tmp_path):
         path = tmp_path / "config.py"
         path.write_text(CONFIG.replace("{parts}", parts).replace("{side}", str(side)))
         model = MODELS.build(Config.fromfile(path).model)
-        model.init_weights()
         torch.save({"state_dict": model.state_dict()}, tmp_path / "last.pth")
         return path, tmp_path / "last.pth"
 
