@@ -77,10 +77,10 @@ def _stop(runner: Any, where: str, reason: str) -> NoReturn:
 
 
 def _report(runner: Any, where: str, reason: str) -> str:
-    """The sentence; it is also logged, as the log is what people look at later."""
+    """The sentence; it is also logged, for those who look later."""
     advice = _advice(Path(runner.work_dir))
     sentence = f"training stopped {where}: {reason}; nothing was saved with it; {advice}"
-    runner.logger.error(sentence)
+    runner.logger.warning(sentence)
     return sentence
 
 

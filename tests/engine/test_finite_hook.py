@@ -150,7 +150,7 @@ def test_no_other_saver_writes_broken_weights(tmp_path):
 
 
 def fake_runner(work, rank=0, **more):
-    logger = SimpleNamespace(error=lambda text: None)
+    logger = SimpleNamespace(warning=lambda text: None)
     return SimpleNamespace(rank=rank, iter=10, epoch=2, work_dir=str(work), logger=logger, **more)
 
 

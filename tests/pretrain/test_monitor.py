@@ -114,7 +114,7 @@ def fake_runner(work, model, epoch=0, max_epochs=20):
         max_epochs=max_epochs,
         rank=0,
         timestamp="now",
-        logger=SimpleNamespace(info=lambda text: seen.append(text), error=lambda text: None),
+        logger=SimpleNamespace(info=lambda text: seen.append(text), warning=lambda text: None),
         visualizer=SimpleNamespace(
             add_scalars=lambda values, step, file_path: seen.append((values, step)),
             add_image=lambda name, image, step: seen.append((name, image, step)),
