@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import torch
 
 from cmae_mm.errors import UserError
 
 NAMED = 3
 """So many files are named in a message."""
+
+CONSEQUENCE = "; another one takes its place"
 
 
 class TooManyBrokenError(UserError):
@@ -37,31 +40,34 @@ class BrokenImages:
     def __init__(self, size: int, max_broken: float) -> None:
         self.size = size
         self.limit = max(1, int(max_broken * size)) if max_broken > 0 else 0
-        self.announce = True
-        """Whether the process that finds a broken image writes a line; off where a hook does it."""
-        self._flags = torch.zeros(size, dtype=torch.uint8).share_memory_()
+        # The last byte says whether a hook reports: loader processes may have been started before it came.
+        self._flags = torch.zeros(size + 1, dtype=torch.uint8).share_memory_()
 
     def __contains__(self, i: int) -> bool:
         return bool(self._flags[i])
 
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._flags[:-1].numpy()))
+
+    def report_elsewhere(self) -> None:
+        """Let processes that find a broken image write nothing: the caller reports what `found` returns."""
+        self._flags[-1] = 1
+
     def add(self, i: int, sentence: str) -> None:
-        """Note a broken image.
+        """Note a broken image; a new one is reported on standard error, once, unless a hook reports.
 
         Args:
             i: Its number.
-            sentence: Which image it is and what is wrong, for the user.
+            sentence: Which image it is and what is wrong.
         """
-        if i not in self:
-            self._flags[i] = 1
-            if self.announce:
-                print(f"warning: {sentence}; another one takes its place", file=sys.stderr, flush=True)
+        new = i not in self
+        self._flags[i] = 1
+        if new and not self._flags[-1]:
+            print(f"warning: {sentence}{CONSEQUENCE}", file=sys.stderr, flush=True)
 
     def found(self) -> list[int]:
         """The numbers of all broken images so far."""
-        return self._flags.nonzero().flatten().tolist()
-
-    def __len__(self) -> int:
-        return int(self._flags.numpy().sum(dtype="int64"))
+        return np.flatnonzero(self._flags[:-1].numpy()).tolist()
 
     def error(self, count: int, names: list[str]) -> TooManyBrokenError:
         """The error for too many broken images.
@@ -71,6 +77,6 @@ class BrokenImages:
             names: Of some of them.
         """
         return TooManyBrokenError(
-            f"{count} of {self.size} images cannot be read, and {self.limit} may (max_broken of the data set), for "
-            f"example {', '.join(names[:NAMED])}; copy or download them again, remove them, or raise max_broken"
+            f"{count} of {self.size} images cannot be read, and only {self.limit} may (max_broken of the data set), "
+            f"for example {', '.join(names[:NAMED])}; copy or download them again, remove them, or raise max_broken"
         )

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 ORIENTATION = 0x0112
 """EXIF tag: how the camera was held, 1 (upright) to 8."""
@@ -48,6 +48,8 @@ def decode_bgr(data: bytes) -> np.ndarray:
         return _decode_any(data) if pixels is None else pixels
     except BrokenImageError:
         raise
+    except UnidentifiedImageError as error:
+        raise BrokenImageError("it is of no known image format") from error
     except Exception as error:  # the decoders of Pillow raise what they like on damaged files
         raise BrokenImageError(str(error) or type(error).__name__) from error
 

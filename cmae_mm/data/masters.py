@@ -14,7 +14,7 @@ from mmpretrain.registry import DATASETS
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cmae_mm.data.broken import BrokenImages
+from cmae_mm.data.broken import NAMED, BrokenImages
 from cmae_mm.data.crop import center_crop, crop_resize, random_box, resize
 from cmae_mm.data.decode import BrokenImageError, decode_bgr
 from cmae_mm.data.sources import Source, open_source
@@ -161,7 +161,7 @@ class MasterImages(Dataset):
                 self.broken.add(i, self._sentence(i, error))
             if len(self.broken) > self.broken.limit:
                 break
-        raise self.broken.error(len(self.broken), [self.name(i) for i in self.broken.found()[:3]])
+        raise self.broken.error(len(self.broken), [self.name(i) for i in self.broken.found()[:NAMED]])
 
     def _cut(self, pixels: np.ndarray, key: int) -> Tensor:
         if self.crop == "whole":
