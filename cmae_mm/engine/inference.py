@@ -112,6 +112,8 @@ def load_samples(
         UserError: An index is beyond the data set.
     """
     dataset = DATASETS.build(cfg[f"{phase}_dataloader"].dataset)
+    if hasattr(dataset, "set_seed"):  # keyed draws: the global generators play no part
+        dataset.set_seed(args.seed)
     classes = tuple((getattr(dataset, "metainfo", None) or {}).get("classes") or ())
     return classes, [dataset[i] for i in _indices(args, len(dataset))]
 
