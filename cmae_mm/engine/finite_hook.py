@@ -54,7 +54,7 @@ class FiniteLossHook(Hook):
         Raises:
             UserError: A weight is NaN or infinite (process 0; the others exit quietly).
         """
-        if not _everywhere(weights_are_finite(_module(runner))):
+        if not _everywhere(weights_are_finite(bare_model(runner))):
             _stop(runner, f"after epoch {runner.epoch + 1}", _BROKEN_WEIGHTS)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
@@ -63,7 +63,7 @@ class FiniteLossHook(Hook):
         Raises:
             UserError: A weight is NaN or infinite.
         """
-        if not weights_are_finite(_module(runner)):
+        if not weights_are_finite(bare_model(runner)):
             raise UserError(_report(runner, f"before saving in epoch {runner.epoch + 1}", _BROKEN_WEIGHTS))
 
 
@@ -90,7 +90,8 @@ def weights_are_finite(model: nn.Module) -> Tensor:
     return torch.stack([t.isfinite().all() for t in state]).all()
 
 
-def _module(runner: Any) -> nn.Module:
+def bare_model(runner: Any) -> Any:
+    """Returns: The runner's model without the wrapper for several processes."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmpretrain.registry import DATASETS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from cmae_mm.engine.finite_hook import bare_model
 from cmae_mm.engine.knn import knn_accuracy
 from cmae_mm.engine.run_metadata import write_json
 from cmae_mm.errors import UserError
@@ -141,7 +141,7 @@ class KNNProbeHook(EpochMonitor):
         Raises:
             UserError: The bank has fewer than k images.
         """
-        with undisturbed(_module(runner)):
+        with undisturbed(bare_model(runner)):
             self.bank, self.queries = DATASETS.build(self.bank_cfg), DATASETS.build(self.queries_cfg)
         if len(self.bank) < self.k:
             raise UserError(
@@ -158,12 +158,13 @@ class KNNProbeHook(EpochMonitor):
 
     def look(self, runner: Any, epoch: int) -> None:
         """Measure and note the accuracy."""
-        begin, model = time.perf_counter(), _module(runner)
+        begin, model = time.perf_counter(), bare_model(runner)
         with undisturbed(model):
             bank, labels = self._features(runner, model, self.bank)
             queries, truth = self._features(runner, model, self.queries)
             classes = int(labels.max()) + 1
-            top1 = round(knn_accuracy(queries, truth, bank, labels, classes, self.k, self.temperature), 3)
+            top1 = knn_accuracy(queries, truth, bank, labels, classes, self.k, self.temperature)
+        top1 = round(top1, 3)
         self.entries.append({"epoch": epoch, "iter": runner.iter, "knn_top1": top1})
         runner.logger.info(
             f"kNN probe after epoch {epoch}: knn_top1 {top1:.2f} % (k={self.k}, {len(queries)} queries, "
@@ -225,7 +226,7 @@ class ReconstructionHook(EpochMonitor):
         Raises:
             UserError: The dataset has fewer than ``count`` images.
         """
-        with undisturbed(_module(runner)):
+        with undisturbed(bare_model(runner)):
             dataset = DATASETS.build(self.images_cfg)
             if len(dataset) < self.count:
                 raise UserError(
@@ -243,7 +244,7 @@ class ReconstructionHook(EpochMonitor):
         """Draw in process 0."""
         if runner.rank != 0:
             return
-        picture = self.draw(runner, _module(runner))
+        picture = self.draw(runner, bare_model(runner))
         path = Path(runner.work_dir) / PICTURES / f"epoch_{epoch:04d}.png"
         path.parent.mkdir(exist_ok=True)
         cv2.imwrite(str(path), picture[..., ::-1])
@@ -320,20 +321,15 @@ def draw_curves(work_dir: Path) -> Path:
         for name in names:
             points = [(line["iter"], line[name]) for line in lines if name in line]
             if points:
-                axis.plot(
-                    *zip(*points, strict=True),
-                    label=name,
-                    linewidth=1.3,
-                    marker="." if len(points) < 50 else "",
-                )
+                axis.plot(*zip(*points, strict=True), ".-", label=name, linewidth=1.2, markersize=3)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("iteration", fontsize=8)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
-        if "spread" in title:
-            axis.set_ylim(bottom=0)
         if axis.lines:
             axis.legend(fontsize=7)
+            if "spread" in title:
+                axis.set_ylim(0, 1.1 * axis.dataLim.ymax)  # small changes shall look small
     figure.tight_layout()
     path = work_dir / PICTURES / "curves.png"
     path.parent.mkdir(exist_ok=True)
@@ -361,10 +357,6 @@ def tile(rows: dict[str, Tensor]) -> np.ndarray:
         cv2.putText(head, title, (_GAP, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
         strips += [head, strip]
     return np.concatenate(strips)
-
-
-def _module(runner: Any) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _stack(items: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor]:
