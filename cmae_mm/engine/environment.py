@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
 from cmae_mm.errors import UserError
@@ -21,6 +22,11 @@ def device_name() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()}x {torch.cuda.get_device_name(0)}"
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def bare_model(runner: Any) -> Any:
+    """Returns: The runner's model without the wrapper for several processes."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def adapt(cfg: Config, launcher: str = "none", amp: bool = False) -> list[str]:

@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
+from cmae_mm.engine.environment import bare_model
 from cmae_mm.errors import UserError
 
 EXIT_CODE = 2
@@ -88,11 +88,6 @@ def weights_are_finite(model: nn.Module) -> Tensor:
     """Returns: A bool on the model's device, True if all its parameters and buffers are finite."""
     state = [t for t in model.state_dict().values() if t.is_floating_point()]
     return torch.stack([t.isfinite().all() for t in state]).all()
-
-
-def bare_model(runner: Any) -> Any:
-    """Returns: The runner's model without the wrapper for several processes."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _everywhere(good: Tensor) -> bool:

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from cmae_mm.checkpoints import sha256_of
-from cmae_mm.engine.environment import device_name
+from cmae_mm.engine.environment import bare_model, device_name
 from cmae_mm.engine.run_metadata import code_commit, versions, write_json
 
 RECORD_FILE = "result.json"
@@ -41,8 +40,11 @@ class PlainCheckpointHook(Hook):
         hub["runtime_info"] = OrderedDict(
             (k, plain) for k, v in hub["runtime_info"].items() if (plain := _builtin(v)) is not None
         )
+        # Without what was dropped; mmengine warns of each such key on resume.
+        resumed = hub.get("resumed_keys") or {}
+        hub["resumed_keys"] = OrderedDict((k, v) for k, v in resumed.items() if k in hub["runtime_info"])
         checkpoint["meta"]["dataset_meta"] = None  # rebuilt from the config on resume
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = bare_model(runner)
         if hasattr(model, "backbone_header"):
             checkpoint["meta"]["backbone_header"] = model.backbone_header()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
+from cmae_mm.engine.environment import bare_model
 from cmae_mm.errors import UserError
 
 
@@ -27,7 +27,7 @@ class MomentumUpdateHook(Hook):
         Raises:
             UserError: It has none.
         """
-        model = self._module(runner)
+        model = bare_model(runner)
         if not hasattr(model, "momentum_update"):
             raise UserError(
                 f"MomentumUpdateHook needs a model with momentum_update(), but model.type is "
@@ -39,8 +39,4 @@ class MomentumUpdateHook(Hook):
     ) -> None:
         """Update the target with the online weights of this step."""
         if runner.optim_wrapper.should_update():
-            self._module(runner).momentum_update(progress=runner.iter / runner.max_iters)
-
-    @staticmethod
-    def _module(runner: Any) -> Any:
-        return runner.model.module if is_model_wrapper(runner.model) else runner.model
+            bare_model(runner).momentum_update(progress=runner.iter / runner.max_iters)

@@ -14,7 +14,7 @@ from mmengine.visualization import TensorboardVisBackend
 
 from cmae_mm.engine.finite_hook import FiniteLossHook
 from cmae_mm.engine.throughput_hook import ThroughputHook
-from cmae_mm.pretrain.monitor import CurvesHook
+from cmae_mm.pretrain.curves import CurvesHook
 
 with read_base():
     from .runtime import *

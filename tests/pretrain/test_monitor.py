@@ -22,15 +22,14 @@ from cmae_mm.engine.finite_hook import FiniteLossHook
 from cmae_mm.engine.knn import knn_accuracy
 from cmae_mm.engine.throughput_hook import ThroughputHook
 from cmae_mm.errors import UserError
-from cmae_mm.pretrain import monitor
+from cmae_mm.pretrain import curves, monitor
+from cmae_mm.pretrain.curves import CurvesHook, draw_curves
 from cmae_mm.pretrain.masking import Mask, block_mask
 from cmae_mm.pretrain.monitor import (
     KNN_FILE,
-    CurvesHook,
     EpochMonitor,
     KNNProbeHook,
     ReconstructionHook,
-    draw_curves,
     tile,
     undisturbed,
 )
@@ -299,7 +298,7 @@ def test_curves_join_the_parts_of_a_run(tmp_path):
         ]
         lines.insert(1, json.dumps({"knn_top1": 5.0, "step": 1}))
         (folder / "scalars.json").write_text("\n".join(lines) + '\n{"iter": 5')
-    joined = [(line["iter"], line["loss"]) for line in monitor._logged_lines(tmp_path)]
+    joined = [(line["iter"], line["loss"]) for line in curves._logged_lines(tmp_path)]
     assert joined == [(10, 1.0), (20, 1.0), (30, 2.0), (40, 2.0)]
     (tmp_path / KNN_FILE).write_text(json.dumps([{"epoch": 1, "iter": 10, "knn_top1": 5.0}]))
     picture = cv2.imread(str(draw_curves(tmp_path)))
