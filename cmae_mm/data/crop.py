@@ -58,8 +58,9 @@ def random_box(
 def resize(pixels: np.ndarray, height: int, width: int) -> Tensor:
     """Resize with an antialiased bicubic filter.
 
-    torch's uint8 kernel uses the vector unit. It computes what Pillow's ``resize(..., BICUBIC)`` does, with shorter
-    weights: on photographs 0.35 % of the values differ by 1 level and 2 in a million by 2.
+    torch's uint8 kernel uses the vector unit. It computes what Pillow's ``resize(..., BICUBIC)`` does, rows first, with
+    weights of 16 bits in place of 22: on photographs 0.4 % of the values differ by 1 level, a few in a million by 2.
+    (Newer Pillow begins with the columns where that is less work; then a quarter of the values differs by 1.)
 
     Args:
         pixels: (H, W, 3) uint8, may be a part of a larger array.

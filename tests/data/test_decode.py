@@ -141,7 +141,7 @@ def test_a_spoiled_byte_is_noticed_where_pillow_and_opencv_are_silent():
     data = flipped_byte(file_of(scene(256, 192), quality=90))
     assert pillow_bgr(data).shape == (192, 256, 3)
     assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
-    with pytest.raises(BrokenImageError, match="extraneous bytes|premature end|Corrupt"):
+    with pytest.raises(BrokenImageError, match=r"extraneous bytes|premature end|Corrupt"):
         decode_bgr(data)
 
 
