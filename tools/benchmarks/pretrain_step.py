@@ -1,194 +1,163 @@
-"""How fast is a training step of CMAE, and how does it compare with mmpretrain's MAE?
+"""How fast is a training step of CMAE, and how much memory does it need?
 
-    python tools/benchmarks/pretrain_step.py                                                # small, any CPU
-    python tools/benchmarks/pretrain_step.py --size base --batch 128 --precision bf16 --steps 10   # a GPU
+    python tools/benchmarks/pretrain_step.py --device cpu                        # a few minutes on two cores
+    python tools/benchmarks/pretrain_step.py --device cuda --precision bf16      # batch 128 on one GPU
+    python tools/benchmarks/pretrain_step.py --official ../CMAE                  # also the official code
 
-Both models have the same encoder arch and pixel decoder; CMAE's step includes making its views. Measurements
-alternate, so that whatever else the machine does hits both alike. With its second encoder and decoder,
-CMAE ViT-B does about 1.9 times the work of MAE.
+A step is everything that one iteration does after the loader: views, forward, backward, optimizer, moving
+average. Ours is built from the main recipe, with the views made from uint8 masters within the step. Baselines:
+mmpretrain's MAE (75 % random masks), and the official CMAE if a checkout of it is given; the latter gets its views
+ready-made. With its second encoder and decoder, CMAE ViT-B does about 1.9 times the work of MAE.
+
+Measurements alternate, so that whatever else the machine does hits all alike; ratios are medians over rounds. Peak
+memory is measured in a process for each model: what torch allocated on a GPU, else what the process held at most,
+libraries included.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import ExitStack
+from pathlib import Path
 
 import torch
-from mmengine.logging import MMLogger
-from torch import Tensor
 
 import cmae_mm.compat  # noqa: F401  (before torchvision)
+
+# isort: split
+
+from _pretrain_recipes import DTYPES, SIZES, Setting, TrainingStep, mae_recipe, master_batch, our_recipe
+from mmengine.logging import MMLogger
+
 from cmae_mm.cli import guard
+from cmae_mm.errors import UserError
 
-SIZES: dict[str, dict[str, Any]] = {
-    "mini": {
-        "width": 128,
-        "depth": 6,
-        "heads": 4,
-        "patch": 8,
-        "image": 64,
-        "shift": 7,
-        "decoder": (64, 2, 4),
-    },
-    "small": {
-        "width": 384,
-        "depth": 12,
-        "heads": 6,
-        "patch": 16,
-        "image": 224,
-        "shift": 31,
-        "decoder": (256, 4, 8),
-    },
-    "base": {
-        "width": 768,
-        "depth": 12,
-        "heads": 12,
-        "patch": 16,
-        "image": 224,
-        "shift": 31,
-        "decoder": (512, 8, 16),
-    },
-}
+OURS, MAE, OFFICIAL = "CMAE", "MAE", "official"
 
 
-def build_models(size: str) -> dict[str, Any]:
-    """Build CMAE as released and mmpretrain's MAE (75 % random mask), with one encoder arch.
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
+    """Read the command line and fill in what depends on the device.
+
+    Raises:
+        UserError: A GPU is asked for and there is none.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--size", choices=SIZES, default="base", help="small and mini: for slow machines")
+    parser.add_argument("--batch", type=int, help="images in a step; default 8 on a CPU, 128 on a GPU")
+    parser.add_argument("--steps", type=int, help="steps of one measurement; default 1 on a CPU, 10 on a GPU")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each model, in turn")
+    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="bf16 and fp16: autocast")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the parts of all models")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: processor time of all threads, steadier where other programs run; best with --threads 1",
+    )
+    parser.add_argument(
+        "--official",
+        type=Path,
+        metavar="PATH",
+        help="checkout of github.com/ZhichengHuang/CMAE to time as well; its code is executed",
+    )
+    parser.add_argument(
+        "--no-memory", action="store_true", help="skip peak memory, which restarts each model"
+    )
+    parser.add_argument("--peak-of", choices=(OURS, MAE, OFFICIAL), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; use --device cpu.")
+    on_gpu = args.device != "cpu" and torch.cuda.is_available()
+    if on_gpu and args.clock == "cpu":
+        raise UserError("--clock cpu: a GPU's work takes no processor time; use --clock wall.")
+    args.steps = args.steps or (10 if on_gpu else 1)
+    batch = args.batch or (128 if on_gpu else 8)
+    device = torch.device("cuda" if on_gpu else "cpu")
+    return args, Setting(args.size, batch, device, args.precision, args.compile)
+
+
+def step_makers(
+    official: Path | None, setting: Setting, stack: ExitStack
+) -> dict[str, Callable[[], TrainingStep]]:
+    """Name a maker for each step.
 
     Args:
-        size: A key of `SIZES`.
+        official: Checkout of the official code, if any.
+        setting: How all are measured.
+        stack: Holds what the official code needs.
     """
-    from mmpretrain.registry import MODELS
-
-    import cmae_mm.pretrain  # noqa: F401
-
-    s = SIZES[size]
-    arch = {
-        "embed_dims": s["width"],
-        "num_layers": s["depth"],
-        "num_heads": s["heads"],
-        "feedforward_channels": 4 * s["width"],
+    makers: dict[str, Callable[[], TrainingStep]] = {
+        OURS: lambda: TrainingStep(our_recipe(), master_batch(setting, margin=True), setting),
+        MAE: lambda: TrainingStep(mae_recipe(), master_batch(setting, margin=False), setting),
     }
-    width, depth, heads = s["decoder"]
-    decoder = {
-        "num_patches": (s["image"] // s["patch"]) ** 2,
-        "patch_size": s["patch"],
-        "embed_dim": s["width"],
-        "decoder_embed_dim": width,
-        "decoder_num_heads": heads,
-    }
-    mlp = {
-        "type": "NonLinearNeck",
-        "hid_channels": 2 * s["width"],
-        "out_channels": 256,
-        "with_bias": True,
-        "with_last_bn": False,
-        "with_avg_pool": False,
-        "norm_cfg": {"type": "BN1d", "eps": 1e-6},
-    }
-    encoder = {"arch": arch, "img_size": s["image"], "patch_size": s["patch"]}
-    loss = {"type": "PixelReconstructionLoss", "criterion": "L2"}
-    cmae = {
-        "type": "CMAE",
-        "data_preprocessor": {"type": "CMAEDataPreprocessor", "size": s["image"], "max_shift": s["shift"]},
-        "backbone": {"type": "CMAEViT", **encoder},
-        "pixel_decoder": {"type": "CMAEPixelDecoder", "decoder_depth": depth, **decoder},
-        "feature_decoder": {"type": "CMAEFeatureDecoder", "decoder_depth": max(1, depth // 4), **decoder},
-        "projector": {"in_channels": s["width"], **mlp},
-        "head": {
-            "type": "CMAEPretrainHead",
-            "patch_size": s["patch"],
-            "predictor": {"in_channels": 256, **mlp},
-        },
-    }
-    mae = {
-        "type": "MAE",
-        "data_preprocessor": {
-            "type": "SelfSupDataPreprocessor",
-            "mean": [123.675, 116.28, 103.53],
-            "std": [58.395, 57.12, 57.375],
-        },
-        "backbone": {"type": "MAEViT", **encoder},
-        "neck": {"type": "MAEPretrainDecoder", "decoder_depth": depth, **decoder},
-        "head": {"type": "MAEPretrainHead", "norm_pix": True, "patch_size": s["patch"], "loss": loss},
-    }
-    return {"CMAE": MODELS.build(cmae), "MAE": MODELS.build(mae)}
+    if official is not None:
+        from _official_cmae import official_code, official_step
+
+        path = official.resolve()
+        stack.enter_context(official_code(path, setting.device))
+        makers[OFFICIAL] = lambda: official_step(path, setting)
+    return makers
 
 
-def make_step(model: Any, precision: str, device: torch.device) -> Callable[[Tensor], None]:
-    """Wrap a model into one whole training step: views, forward, backward, AdamW, moving average.
-
-    Args:
-        model: mmpretrain self-supervised model.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` (autocast, without a loss scaler).
-        device: Where it runs.
-    """
-    model.init_weights()
-    model.to(device).train()
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-    def step(master: Tensor) -> None:
-        with torch.autocast(device.type, dtype, enabled=precision != "fp32"):
-            batch = model.data_preprocessor({"inputs": master, "data_samples": None}, True)
-            losses = model(**batch, mode="loss")
-        torch.stack(list(losses.values())).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if hasattr(model, "momentum_update"):
-            model.momentum_update()
-
-    return step
-
-
-def timed(step: Callable[[Tensor], None], master: Tensor, steps: int) -> float:
-    """Time ``steps`` steps, in images per second."""
-    wait = torch.cuda.synchronize if master.is_cuda else (lambda: None)
+def timed(step: TrainingStep, args: argparse.Namespace, setting: Setting) -> float:
+    """Time ``args.steps`` steps by ``args.clock``, in images per second."""
+    wait = torch.cuda.synchronize if setting.device.type == "cuda" else (lambda: None)
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
     wait()
-    start = time.perf_counter()
-    for _ in range(steps):
-        step(master)
+    start = clock()
+    for _ in range(args.steps):
+        step()
     wait()
-    return steps * len(master) / (time.perf_counter() - start)
+    return args.steps * setting.batch / (clock() - start)
 
 
-def measure(args: argparse.Namespace, device: torch.device) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Time both models in turn.
+def peak_bytes(step: TrainingStep, setting: Setting) -> int:
+    """Do two steps and tell the peak memory of this process; the first step makes the optimizer's state."""
+    step(), step()
+    if setting.device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_in_own_process(name: str, argv: Sequence[str]) -> int:
+    """Start this program again to measure the peak memory of one model, in bytes.
+
+    Raises:
+        UserError: It failed; it has said why.
+    """
+    command = [sys.executable, __file__, *argv, "--peak-of", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise UserError(f"The step of {name} failed, see above; repair that or leave the model out.")
+    return int(done.stdout.splitlines()[-1])
+
+
+def report(rates: dict[str, list[float]], peaks: dict[str, int]) -> None:
+    """Print images/s, peak memory and the ratios of ours to the others.
 
     Args:
-        args: Command line.
-        device: Where they run.
-
-    Returns:
-        Images/s of each round, and the peak memory of a step in bytes (empty on the CPU; both models'
-        weights and optimizer states count in it).
+        rates: Images/s of each round, by model; ours first.
+        peaks: Bytes, by model; empty if not measured.
     """
-    s = SIZES[args.size]
-    steps = {}
-    rates: dict[str, list[float]] = {}
-    peaks: dict[str, int] = {}
-    for name, model in build_models(args.size).items():
-        if args.compile:
-            for child in model.children():
-                child.compile()
-        # CMAE cuts its views from a master crop; MAE's pipeline crops to the size at once.
-        side = s["image"] + (s["shift"] + 1 if name == "CMAE" else 0)
-        master = torch.randint(0, 256, (args.batch, 3, side, side), dtype=torch.uint8, device=device)
-        steps[name] = (make_step(model, args.precision, device), master)
-        rates[name] = []
-    for name, (step, master) in steps.items():
-        timed(step, master, args.warmup)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            timed(step, master, 1)
-            peaks[name] = torch.cuda.max_memory_allocated()
-    for _ in range(args.rounds):
-        for name, (step, master) in steps.items():
-            rates[name].append(timed(step, master, args.steps))
-    return rates, peaks
+    for name, values in rates.items():
+        peak = f", peak {peaks[name] / 2**30:.2f} GiB" if peaks else ""
+        spread = f"({min(values):.2f} to {max(values):.2f})"
+        print(f"{name:8s} {statistics.median(values):9.2f} images/s {spread}{peak}")
+    for name, values in list(rates.items())[1:]:
+        ratios = [ours / other for ours, other in zip(rates[OURS], values, strict=True)]
+        memory = f", memory {peaks[OURS] / peaks[name]:.2f}" if peaks else ""
+        spread = f"({min(ratios):.3f} to {max(ratios):.3f})"
+        print(f"{OURS} / {name:8s} images/s {statistics.median(ratios):.3f} {spread}{memory}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -200,33 +169,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code 0.
     """
-    parser = argparse.ArgumentParser(description="Images/s of a CMAE training step beside mmpretrain's MAE.")
-    parser.add_argument("--size", choices=SIZES, default="mini", help="encoder and decoder size")
-    parser.add_argument("--batch", type=int, default=32, help="images in a step")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before the first measurement")
-    parser.add_argument("--steps", type=int, default=3, help="steps in one measurement")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each model, in turn")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads")
-    parser.add_argument("--compile", action="store_true", help="torch.compile encoders and decoders")
-    args = parser.parse_args(argv)
+    args, setting = parse(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    MMLogger.get_current_instance().setLevel("WARNING")  # else every parameter's initialisation is listed
-    rates, peaks = measure(args, device)
-    where = (
-        torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    MMLogger.get_current_instance().setLevel("ERROR")  # else it lists every parameter
+    torch.manual_seed(0)
+    with ExitStack() as stack:
+        makers = step_makers(args.official, setting, stack)
+        if args.peak_of:
+            print(peak_bytes(makers[args.peak_of](), setting))
+            return 0
+        words = sys.argv[1:] if argv is None else argv
+        peaks = {} if args.no_memory else {name: peak_in_own_process(name, words) for name in makers}
+        steps = {name: make() for name, make in makers.items()}
+        for step in steps.values():
+            timed(step, args, setting)  # warm-up
+        rates: dict[str, list[float]] = {name: [] for name in steps}
+        for _ in range(args.rounds):
+            for name, step in steps.items():
+                rates[name].append(timed(step, args, setting))
+    gpu = setting.device.type == "cuda"
+    where = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
+    compiled = ", compiled" if setting.compile else ""
+    print(
+        f"{where}, torch {torch.__version__}, {setting.size}, batch {setting.batch}, {setting.precision}{compiled}"
     )
-    compiled = ", compiled" if args.compile else ""
-    print(f"{args.size}, batch {args.batch}, {args.precision}{compiled}, torch {torch.__version__}, {where}")
-    for name, values in rates.items():
-        peak = f", peak {peaks[name] / 2**30:.1f} GiB" if peaks else ""
-        print(
-            f"{name:5s} {statistics.median(values):9.1f} images/s ({min(values):.1f} to {max(values):.1f}){peak}"
-        )
-    ratios = [c / m for c, m in zip(rates["CMAE"], rates["MAE"], strict=True)]
-    print(f"CMAE / MAE {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    report(rates, peaks)
     return 0
 
 
