@@ -127,9 +127,16 @@ def test_amp_on_request_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     cfg = Config(dict(optim_wrapper=dict(type=OptimWrapper)))
     environment.adapt(cfg, amp=True)
-    assert dict(cfg.optim_wrapper) == {"type": AmpOptimWrapper, "dtype": "bfloat16"}
-    before = dict(cfg.optim_wrapper, dtype="float16")
-    cfg.optim_wrapper.update(before)
+    wrapper = dict(cfg.optim_wrapper)
+    assert wrapper.pop("loss_scale") == {"enabled": False}  # bfloat16 cannot overflow where float32 does not
+    assert wrapper == {"type": AmpOptimWrapper, "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize("scale", [{}, dict(loss_scale=512.0)])
+def test_float16_keeps_its_loss_scaler(monkeypatch, scale):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = Config(dict(optim_wrapper=dict(type=AmpOptimWrapper, dtype="float16", **scale)))
+    before = dict(cfg.optim_wrapper)
     environment.adapt(cfg, amp=True)
     assert dict(cfg.optim_wrapper) == before
 
