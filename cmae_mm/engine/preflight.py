@@ -8,11 +8,11 @@ from typing import Any
 from mmengine.config import Config
 
 from cmae_mm.data.checks import check_ade20k, check_coco, check_image_folder
-from cmae_mm.data.masters import check_masters
+from cmae_mm.data.masters import MasterImages, check_masters
 
 
 def check_datasets(cfg: Config, phases: tuple[str, ...]) -> None:
-    """Check every dataset that a run will read.
+    """Check every dataset that a run will read, those of its hooks included.
 
     Args:
         cfg: Config with ``{phase}_dataloader`` fields.
@@ -22,11 +22,20 @@ def check_datasets(cfg: Config, phases: tuple[str, ...]) -> None:
         UserError: If a folder, image, annotation file or label map is missing or wrong.
     """
     seen: set[tuple[str, ...]] = set()
-    for phase in phases:
-        dataset = (cfg.get(f"{phase}_dataloader") or {}).get("dataset")
+    named = [(cfg.get(f"{phase}_dataloader") or {}).get("dataset") for phase in phases]
+    if "train" in phases:
+        named += _datasets_of_hooks(cfg)
+    for dataset in named:
         if dataset and (key := _identity(dataset)) not in seen:
             seen.add(key)
             _check(dataset)
+
+
+def _datasets_of_hooks(cfg: Config) -> list[dict[str, Any]]:
+    """Data sets that hooks read while the model trains."""
+    hooks = [*(cfg.get("default_hooks") or {}).values(), *(cfg.get("custom_hooks") or [])]
+    fields = [value for hook in hooks if hook for value in hook.values()]
+    return [value for value in fields if isinstance(value, dict) and value.get("type") is MasterImages]
 
 
 def _identity(dataset: dict[str, Any]) -> tuple[str, ...]:

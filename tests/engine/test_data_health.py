@@ -170,3 +170,19 @@ def test_without_the_hook_the_process_that_finds_it_tells(data, train, capfd):
     lines = [line for line in capfd.readouterr().err.splitlines() if "cannot read" in line]
     assert len(lines) == 1
     assert lines[0].startswith(f"warning: cannot read the image {names[0]}")
+
+
+def test_data_of_hooks_is_looked_at_before_the_run(data):
+    from mmengine.config import Config
+
+    from cmae_mm.engine.preflight import check_datasets
+
+    def config(split):
+        images = dict(type=MasterImages, data_root=str(data), size=16)
+        probe = dict(type="KNNProbeHook", interval=3, queries=dict(images, split=split))
+        return Config(dict(train_dataloader=dict(dataset=images), default_hooks=dict(knn=probe, other=None)))
+
+    check_datasets(config("val"), ("train", "val"))
+    with pytest.raises(UserError, match=r"there are no images in .*folder test/"):
+        check_datasets(config("test"), ("train", "val"))
+    check_datasets(config("test"), ("test",))
