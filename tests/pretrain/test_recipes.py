@@ -95,7 +95,7 @@ def test_encoders_of_the_four_sizes(size):
 
     path = next((ROOT / "configs" / "pretrain" / "cmae").glob(f"cmae_vit-{size}-p1*_32xb128*-300e_*"))
     arch = Config.fromfile(path).model.backbone.arch
-    zoo = next(values for names, values in MAEViT.arch_zoo.items() if arch in {*names})
+    zoo = MAEViT.arch_zoo[arch]
     width, depth, heads = WIDTHS[size]
     assert (zoo["embed_dims"], zoo["num_layers"], zoo["num_heads"]) == (width, depth, heads)
     assert zoo["feedforward_channels"] == 4 * width
