@@ -303,6 +303,23 @@ def test_mistakes(images, tmp_path):
         open_source(f"{tmp_path}/s-{{1..2}}.tar")
 
 
+def test_training_images_are_not_taken_for_another_split(images, tmp_path):
+    for root in (as_tar_of_folders(images, tmp_path / "a"), as_shard_pattern(images, tmp_path / "b")):
+        assert len(open_source(root, "train")) == 15
+        with pytest.raises(UserError, match="is not said to hold the split 'val'"):
+            open_source(root, "val")
+    both = as_tar_with_splits(images, tmp_path / "c") / "train.tar"
+    assert len(open_source(both, "val")) == 3
+    short = write_tar(
+        tmp_path / "x.tar", {"val/a/1.jpg": b"1", "train/a/2.jpg": b"2", "interval/a/3.jpg": b"3"}
+    )
+    assert len(open_source(short, "val")) == 1
+    with pytest.raises(UserError, match="is not said to hold the split 'inter'"):
+        open_source(short, "inter")
+    flat = write_tar(tmp_path / "d" / "my-val.tar", images[CLASSES[0]])
+    assert len(open_source(flat, "val")) == 5
+
+
 def test_names_are_kept_in_two_arrays():
     words = ["", "a", "ünïcode", "bad\udcff", "", "end"]
     names = Names.of(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from cmae_mm.data.sources.base import Source
@@ -34,9 +35,9 @@ def open_source(root: str | Path, split: str = "train", index_dir: str | Path | 
 
 def _find(root: Path, split: str, keep: Path | None) -> Source:
     if "{" in str(root):
-        return _shards(shard_paths(str(root)), str(root), keep)
+        return _of_split(_shards(shard_paths(str(root)), str(root), keep), split)
     if root.is_file():
-        return _whole(root, split, keep)
+        return _of_split(_whole(root, split, keep), split)
     folder = root / split
     if folder.is_dir():
         tars = sorted_tars(folder.iterdir())
@@ -50,6 +51,20 @@ def _find(root: Path, split: str, keep: Path | None) -> Source:
     raise UserError(
         f"there are no images in {root}: neither a folder {split}/ (of class folders, class tars or shards) nor "
         f"{split}.tar, ILSVRC2012_img_{split}.tar or shards *{split}*.tar; check the data root"
+    )
+
+
+def _of_split(source: Source, split: str) -> Source:
+    """Refuse training images for another split: a probe would be tested on what it knows."""
+    shown = "" if len(source) == 0 else source.name(0).removeprefix(source.where)
+    if (
+        split in ("", "train")
+        or split in Path(source.where).name
+        or f"{split}/" in re.split("(?<=[:/])", shown)
+    ):
+        return source
+    raise UserError(
+        f"{source.where} is not said to hold the split {split!r}; give a folder with the tars of all splits"
     )
 
 
