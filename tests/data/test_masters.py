@@ -352,8 +352,11 @@ def test_how_many_may_be_broken(fraction, limit, folder):
 def test_too_many_broken_images_stop_with_one_sentence(workers, broken, copy):
     files = spoil(copy, broken)
     dataset = MasterImages(copy, size=SIZE, max_broken=0.05)
+    loader = DataLoader(dataset, num_workers=workers, persistent_workers=workers > 0, **FAST)
     with pytest.raises(TooManyBrokenError) as error:
-        list(DataLoader(dataset, num_workers=workers, **FAST))
+        list(loader)
+    if workers:  # the garbage collector would do it, but waits 5 s for each process
+        loader._iterator._shutdown_workers()
     sentence = str(error.value)
     start = f" of 40 images cannot be read, and only 2 may (max_broken of the data set), for example {files[broken[0]]}"
     assert start in sentence
