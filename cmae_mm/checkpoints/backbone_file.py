@@ -27,18 +27,29 @@ _BLOCK_KEYS = tuple(
 
 
 def expected_keys(header: BackboneHeader) -> set[str]:
-    """The exact keys of a plain ViT encoder of this architecture (12 per block plus 6).
+    """The exact keys of an encoder of this architecture (a plain ViT: 12 per block plus 6).
 
     Args:
         header: Architecture.
 
     Returns:
-        timm key names; ``cls_token`` only if the encoder has one.
+        timm key names.
     """
-    keys = {f"blocks.{i}.{leaf}" for i in range(header.depth) for leaf in _BLOCK_KEYS}
-    keys |= {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "norm.weight", "norm.bias"}
+    leaves = list(_BLOCK_KEYS)
+    if header.layer_scale:
+        leaves += ["ls1.gamma", "ls2.gamma"]
+    if header.relative_position:
+        leaves.append("attn.relative_position_bias_table")
+    keys = {f"blocks.{i}.{leaf}" for i in range(header.depth) for leaf in leaves}
+    keys |= {"patch_embed.proj.weight", "patch_embed.proj.bias"}
+    if header.final_norm != "none":
+        keys |= {f"{header.final_norm}.weight", f"{header.final_norm}.bias"}
+    if header.position != "none":
+        keys.add("pos_embed")
     if header.class_token:
         keys.add("cls_token")
+    if header.registers:
+        keys.add("reg_token")
     return keys
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cmae_mm.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 described plain ViTs only; its files are read as before
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -27,7 +27,14 @@ class BackboneHeader:
         patch: Side of a patch in pixels.
         image_size: Side of the (square) pretraining image in pixels.
         ln_eps: Epsilon of every layer norm.
-        class_token: Whether the encoder has a class token, and ``pos_embed`` a row for it.
+        class_token: Whether the encoder has a class token.
+        position: ``"class_row"``: ``pos_embed`` has a row for the class token where there is one; ``"patches"``: rows for patches only; ``"none"``: there is no ``pos_embed``.
+        registers: Number of register tokens (``reg_token``), which have no position.
+        layer_scale: Whether each branch is scaled (``ls1.gamma``, ``ls2.gamma``).
+        relative_position: Whether each block has a table of relative positions
+            (``attn.relative_position_bias_table``); shared tables are copied to every block.
+        final_norm: ``"norm"`` on all tokens, ``"fc_norm"`` after pooling, or ``"none"``.
+        mlp: ``"gelu"``, or ``"swiglu"`` with both input halves packed in ``mlp.fc1``.
         pooling: What the method's own evaluation pools: ``"avg"`` or ``"cls"``.
         mean: Mean that was subtracted, per input channel, in 0..255 units.
         std: Standard deviation that it was divided by, per input channel, in 0..255 units.
@@ -36,6 +43,10 @@ class BackboneHeader:
         source: Where the weights came from, for example a file name.
         source_sha256: SHA-256 of that file.
         licence: Licence note of the weights.
+        family: Layout that the file was imported from, for example ``"dino"``; empty for runs of this suite.
+        branch: Which of several encoders in that file this is, for example ``"teacher"``.
+        dropped: Keys of that file that were left out, shortened to patterns.
+        transforms: What was done to tensors beside renaming, in words.
         format_version: Version of this header.
     """
 
@@ -48,6 +59,12 @@ class BackboneHeader:
     image_size: int
     ln_eps: float = 1e-6
     class_token: bool = True
+    position: str = "class_row"
+    registers: int = 0
+    layer_scale: bool = False
+    relative_position: bool = False
+    final_norm: str = "norm"
+    mlp: str = "gelu"
     pooling: str = "avg"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -56,6 +73,10 @@ class BackboneHeader:
     source: str = ""
     source_sha256: str = ""
     licence: str = ""
+    family: str = ""
+    branch: str = ""
+    dropped: tuple[str, ...] = ()
+    transforms: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
 
     @property

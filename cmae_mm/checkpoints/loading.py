@@ -106,11 +106,15 @@ def _compare_architecture(
 def _fit_position_table(
     state: dict[str, torch.Tensor], own: dict[str, torch.Tensor], header: BackboneHeader, report: LoadReport
 ) -> None:
-    if "pos_embed" not in own or own["pos_embed"].shape == state["pos_embed"].shape:
+    if (
+        "pos_embed" not in own
+        or "pos_embed" not in state
+        or own["pos_embed"].shape == state["pos_embed"].shape
+    ):
         return
     rows = own["pos_embed"].shape[1]
     prefix = 1 if "cls_token" in own else 0
-    file_prefix = int(header.class_token)
+    file_prefix = int(header.position == "class_row" and header.class_token)
     side = int((rows - prefix) ** 0.5)
     if side * side != rows - prefix:  # a table that kept the class row although the model dropped the token
         prefix, side = 1, int((rows - 1) ** 0.5)
