@@ -28,7 +28,8 @@ class BackboneHeader:
         image_size: Side of the (square) pretraining image in pixels.
         ln_eps: Epsilon of every layer norm.
         class_token: Whether the encoder has a class token.
-        position: ``"class_row"``: ``pos_embed`` has a row for the class token where there is one; ``"patches"``: rows for patches only; ``"none"``: there is no ``pos_embed``.
+        position: ``"class_row"``: ``pos_embed`` has a row for the class token where there is one; ``"patches"``: rows
+            for patches only; ``"none"``: there is no ``pos_embed``.
         registers: Number of register tokens (``reg_token``), which have no position.
         layer_scale: Whether each branch is scaled (``ls1.gamma``, ``ls2.gamma``).
         relative_position: Whether each block has a table of relative positions
