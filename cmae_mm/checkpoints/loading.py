@@ -4,44 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from cmae_mm.checkpoints.backbone_file import depth_of, load_backbone
+from cmae_mm.checkpoints.fitting import (
+    fit_positions,
+    fit_relative_tables,
+    model_grid,
+    refuse_what_has_no_place,
+)
 from cmae_mm.checkpoints.header import BackboneHeader
 from cmae_mm.checkpoints.input_fold import fold_input
-from cmae_mm.checkpoints.resize import resize_pos_embed
+from cmae_mm.checkpoints.load_report import LoadReport, shorten, write_to_log_file
 from cmae_mm.errors import UserError
 
+__all__ = ["LoadReport", "load_into"]
 
-@dataclass
-class LoadReport:
-    """What a load did.
-
-    Attributes:
-        path: The backbone file.
-        matched: Keys that were copied.
-        initialised: Parameters of the model that the file does not hold (allowed ones).
-        unused: Keys of the file that the model has no place for (allowed ones).
-        notes: Things that were changed on the way, such as a resized position table.
-    """
-
-    path: str
-    matched: list[str] = field(default_factory=list)
-    initialised: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        parts = [f"backbone file {self.path}: {len(self.matched)} tensors loaded"]
-        if self.initialised:
-            parts.append(f"{len(self.initialised)} newly initialised ({self.initialised[0]}, ...)")
-        if self.unused:
-            parts.append(f"{len(self.unused)} unused ({', '.join(self.unused[:3])})")
-        return "; ".join(parts + self.notes)
+INDEX = ".relative_position_index"  # a buffer that a model computes from its window
 
 
 def load_into(
@@ -52,36 +34,45 @@ def load_into(
 ) -> LoadReport:
     """Copy an encoder into a model; every encoder tensor must find its place.
 
-    The stem is folded to RGB with ImageNet statistics, the position table is resized to the
-    model's grid.
+    The stem is folded to RGB with ImageNet statistics; position tables are resized to the model's grid.
+    The report with every name goes to the log file. A refused load changes nothing.
 
     Args:
-        module: A ViT; may have an attribute ``num_heads`` that is then compared.
+        module: A ViT. Heads are compared where it or a layer in it has an attribute ``num_heads``.
         path: Backbone file.
         rename: Turns a key of the module into its timm name; None if it has timm names.
-        optional: Regular expressions: keys of the model that the file need not hold, and keys of
-            the file that the model need not have.
+        optional: Regular expressions: keys of the model (under either name) that the file need not hold, and
+            keys of the file that the model need not have. Parts that other features depend on, such as layer scale
+            or relative positions, cannot be left out of the file this way.
 
     Returns:
         The report.
 
     Raises:
-        UserError: If the architectures differ.
+        UserError: If the architectures differ, or below 100 % of the encoder's keys beside the optional ones.
     """
     state, header = load_backbone(path)
-    own = {(rename(k) if rename else k): v for k, v in module.state_dict(keep_vars=True).items()}
-    _compare_architecture(own, header, getattr(module, "num_heads", None), path)
-    report = LoadReport(str(path))
-    folded = fold_input(state, header)
-    if folded is not state:
-        report.notes.append(f"stem folded from {header.channel_order} input to rgb")
-    _fit_position_table(folded := dict(folded), own, header, report)
+    names = {(rename(k) if rename else k): k for k in module.state_dict()}
+    values = module.state_dict(keep_vars=True)
+    own = {k: values[name] for k, name in names.items() if not k.endswith(INDEX)}
+    _compare_architecture(own, header, _heads(module), path)
+    refuse_what_has_no_place(own, header, str(path))
+    fitted, report = _fit(state, own, header, module, str(path))
     patterns = [re.compile(p) for p in optional]
-    _compare_keys(own, folded, patterns, report)
+    allowed = {k for k in {*own, *state} if any(p.search(n) for p in patterns for n in (k, names.get(k, k)))}
+    _compare_keys(own, state, fitted, report)
+    _refuse_below_all(own, fitted, allowed, report)
     with torch.no_grad():
-        for key in report.matched:
-            own[key].copy_(folded[key])
+        for key in fitted.keys() & own.keys():
+            own[key].copy_(fitted[key])
+    write_to_log_file(report.full())
     return report
+
+
+def _heads(module: nn.Module) -> int | None:
+    """Heads of the model or of its first attention layer: no shape shows them, yet features depend on them."""
+    counts = (getattr(part, "num_heads", None) for part in module.modules())
+    return next((count for count in counts if isinstance(count, int)), None)
 
 
 def _compare_architecture(
@@ -103,49 +94,58 @@ def _compare_architecture(
         )
 
 
-def _fit_position_table(
-    state: dict[str, torch.Tensor], own: dict[str, torch.Tensor], header: BackboneHeader, report: LoadReport
-) -> None:
-    if (
-        "pos_embed" not in own
-        or "pos_embed" not in state
-        or own["pos_embed"].shape == state["pos_embed"].shape
-    ):
-        return
-    rows = own["pos_embed"].shape[1]
-    prefix = 1 if "cls_token" in own else 0
-    file_prefix = int(header.position == "class_row" and header.class_token)
-    side = int((rows - prefix) ** 0.5)
-    if side * side != rows - prefix:  # a table that kept the class row although the model dropped the token
-        prefix, side = 1, int((rows - 1) ** 0.5)
-    table = resize_pos_embed(state["pos_embed"], (side, side), file_prefix)
-    if prefix < file_prefix:
-        table = table[:, file_prefix:]
-    elif prefix > file_prefix:
-        table = torch.cat((torch.zeros_like(table[:, :1]), table), dim=1)
-    state["pos_embed"] = table
-    report.notes.append(f"positions resized from {header.grid}x{header.grid} to {side}x{side}")
+def _fit(
+    state: dict[str, torch.Tensor],
+    own: dict[str, torch.Tensor],
+    header: BackboneHeader,
+    module: nn.Module,
+    path: str,
+) -> tuple[dict[str, torch.Tensor], LoadReport]:
+    """The file's tensors as the model wants them; the file's own dict stays as it is."""
+    report, grid = LoadReport(path), model_grid(module)
+    fitted = dict(fold_input(state, header))
+    if fitted["patch_embed.proj.weight"] is not state["patch_embed.proj.weight"]:
+        report.notes.append(f"stem folded from {header.channel_order} input to rgb")
+    resized, notes = fit_positions(fitted, own, header, grid)
+    report.resized = resized | fit_relative_tables(fitted, own, header, grid)
+    report.notes += notes
+    return fitted, report
 
 
 def _compare_keys(
     own: dict[str, torch.Tensor],
     state: dict[str, torch.Tensor],
-    optional: list[re.Pattern[str]],
+    fitted: dict[str, torch.Tensor],
     report: LoadReport,
 ) -> None:
-    def allowed(key: str) -> bool:
-        return any(p.search(key) for p in optional)
+    report.matched = sorted(
+        k for k in state if k in own and own[k].shape == fitted[k].shape and k not in report.resized
+    )
+    report.missing = sorted(set(own) - set(fitted))
+    report.unexpected = sorted(set(state) - set(own))
 
-    report.matched = sorted(k for k in own if k in state and own[k].shape == state[k].shape)
-    report.initialised = sorted(set(own) - set(state))
-    report.unused = sorted(set(state) - set(own))
-    shapes = sorted(k for k in own if k in state and own[k].shape != state[k].shape)
-    lost = [k for k in report.initialised + report.unused if not allowed(k)]
-    if shapes or lost:
-        detail = "; ".join(
-            f"{k}: file {tuple(state[k].shape)}, model {tuple(own[k].shape)}" for k in shapes[:2]
+
+def _refuse_below_all(
+    own: dict[str, torch.Tensor], fitted: dict[str, torch.Tensor], allowed: set[str], report: LoadReport
+) -> None:
+    shapes = sorted(k for k in own.keys() & fitted.keys() if own[k].shape != fitted[k].shape)
+    report.resized = {k: v for k, v in report.resized.items() if k not in shapes}
+    missing = [k for k in report.missing if k not in allowed]
+    unexpected = [k for k in report.unexpected if k not in allowed]
+    reasons = []
+    if shapes:
+        file, model = (tuple(tensors[shapes[0]].shape) for tensors in (fitted, own))
+        reasons.append(
+            f"{len(shapes)} shapes differ ({shorten(shapes)}; the first: file {file}, model {model})"
         )
+    if unexpected:
+        reasons.append(f"{len(unexpected)} of the file have no place ({shorten(unexpected)})")
+    if missing:
+        reasons.append(f"{len(missing)} of the model are not in the file ({shorten(missing)})")
+    if reasons:
+        total = report.total + len(shapes)
+        write_to_log_file(report.full() + "\n".join(["", f"shapes differ: {len(shapes)}", *shapes]))
         raise UserError(
-            f"{report.path}: does not fit the model: {len(shapes)} shapes differ ({detail or 'none'}), "
-            f"{len(lost)} keys have no counterpart {lost[:3]}; use the config of the same architecture"
+            f"{report.path}: does not fit the model, {report.loaded} of {total} encoder tensors do "
+            f"({100 * report.loaded / total:.1f} %): {'; '.join(reasons)}; use the config of the same architecture"
         )
