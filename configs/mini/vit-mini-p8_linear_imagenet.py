@@ -33,7 +33,7 @@ model = dict(
 )
 optim_wrapper = dict(
     type=OptimWrapper,
-    optimizer=dict(type=SGD, lr=0.03, momentum=0.9, weight_decay=0.0),
+    optimizer=dict(type=SGD, lr=0.2, momentum=0.9, weight_decay=0.0),
 )
 param_scheduler = [dict(type=CosineAnnealingLR, T_max=8, by_epoch=True, convert_to_iter_based=True)]
 train_cfg = dict(by_epoch=True, max_epochs=8, val_interval=4)
