@@ -16,6 +16,19 @@ in a block: mlp.fc1, 2   ffn.layers.0.0, ffn.layers.1     linear layers of the M
 =======================  ===============================  =====================================
 
 Nothing is dropped. Files that hold the encoder alone give the ``backbone.`` part.
+
+As the source of a backbone file (`FAMILY`) the names are timm's already:
+
+=============  ======================================  =====================================================
+layout         left out                                why
+=============  ======================================  =====================================================
+encoder        nothing                                 ``mae_pretrain_*.pth``
+with decoder   mask_token, decoder_*                   the decoder serves pretraining only
+fine-tuned     head.*                                  a classifier; its fc_norm (after pooling) is kept
+=============  ======================================  =====================================================
+
+The position table is the fixed one whose first half encodes the column. Files called ``visualize`` are another
+training, without normalised pixels.
 """
 
 from __future__ import annotations
@@ -24,6 +37,27 @@ import re
 from collections.abc import Mapping
 
 import torch
+
+from cmae_mm.checkpoints.sources.layout import PLAIN, Family, Layout
+
+FAMILY = Family(
+    name="mae",
+    method="mae",
+    licence="CC-BY-NC 4.0 (facebookresearch/mae)",
+    layouts=(
+        Layout("encoder", tables=("sincos_col",), pooling="avg"),
+        Layout(
+            "with decoder",
+            drop=("mask_token", "decoder_*"),
+            needs=("decoder_embed.weight",),
+            tables=("sincos_col",),
+            pooling="avg",
+        ),
+        Layout(
+            "fine-tuned", drop=("head.*",), architecture={**PLAIN, "final_norm": "fc_norm"}, pooling="avg"
+        ),
+    ),
+)
 
 _BLOCK = (("norm", "ln"), ("mlp.fc1.", "ffn.layers.0.0."), ("mlp.fc2.", "ffn.layers.1."))
 _TOP = (

@@ -17,7 +17,7 @@ import re
 
 import torch
 
-_RULES = (
+RULES = (
     (re.compile(r"^patch_embed\.projection\."), "patch_embed.proj."),
     (re.compile(r"^layers\.(\d+)\.ln([12])\."), r"blocks.\1.norm\2."),
     (re.compile(r"^layers\.(\d+)\.ffn\.layers\.0\.0\."), r"blocks.\1.mlp.fc1."),
@@ -29,7 +29,7 @@ _RULES = (
 
 def timm_name(key: str) -> str:
     """Turn an OpenMMLab encoder key (without ``backbone.``) into timm's; others stay."""
-    for pattern, replacement in _RULES:
+    for pattern, replacement in RULES:
         renamed, hits = pattern.subn(replacement, key)
         if hits:
             return renamed
