@@ -63,6 +63,10 @@ def open_url(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
     except urllib.error.HTTPError as error:
         error.close()
         raise _sorted_answer(url, error) from None
+    except (ValueError, OverflowError, http.client.InvalidURL):
+        raise UserError(
+            f"{shown(url)}: this address, or one that it sends on to, is not valid; check it"
+        ) from None
     except (OSError, http.client.HTTPException) as error:
         raise _sorted_failure(url, error) from None
     if answer.headers.get("Content-Encoding", "identity") != "identity":
@@ -136,8 +140,6 @@ def _sorted_answer(url: str, error: urllib.error.HTTPError) -> Exception:
 
 
 def _sorted_failure(url: str, error: OSError | http.client.HTTPException) -> Exception:
-    if isinstance(error, http.client.InvalidURL):
-        return UserError(f"{shown(url)}: is not a valid address; check it")
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, ssl.SSLCertVerificationError):
         return UserError(
