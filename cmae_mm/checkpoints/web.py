@@ -63,7 +63,7 @@ def open_url(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
     except urllib.error.HTTPError as error:
         error.close()
         raise _sorted_answer(url, error) from None
-    except (ValueError, OverflowError, http.client.InvalidURL):
+    except (ValueError, http.client.InvalidURL):
         raise UserError(
             f"{shown(url)}: this address, or one that it sends on to, is not valid; check it"
         ) from None

@@ -460,21 +460,16 @@ def test_a_redirect_never_leaves_encryption():
             "https://host/x.pth: is not an address .* without user and password",
         ),
         ("https://host:99999999/x", "not an address that can be fetched"),
-        (
-            "http://127.0.0.1:99999/x",
-            "http://127.0.0.1:99999/x: this address, or one that it sends on to, is not valid",
-        ),
     ],
 )
-def test_references_that_are_refused(tmp_path, monkeypatch, reference, what):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+def test_references_that_are_refused(tmp_path, reference, what):
     with pytest.raises(UserError, match=what) as caught:
         fetch(reference, cache=tmp_path, progress=False)
     assert "secret" not in str(caught.value)
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"]
 
 
-@pytest.mark.parametrize("target", ["http://127.0.0.1:99999/", "http://127.0.0.1:port/", "http://[::1/"])
+@pytest.mark.parametrize("target", ["http://127.0.0.1:port/", "http://[::1/"])
 def test_redirects_to_nonsense_are_refused(site, get, target):
     site.answers = [(302, {"Location": target})]
     with pytest.raises(UserError, match="not valid; check it"):
