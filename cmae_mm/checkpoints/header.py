@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from cmae_mm.checkpoints.header_fields import fault_of
 from cmae_mm.errors import UserError
 
 FORMAT_VERSION = 2  # 1 described plain ViTs only; its files are read as before
+MAX_JSON = 1 << 20  # characters; headers have about a thousand
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -23,7 +25,7 @@ class BackboneHeader:
         width: Token width in channels.
         depth: Number of transformer blocks.
         heads: Number of attention heads; invisible in the tensors' shapes.
-        hidden: Width of the MLP in channels.
+        hidden: Width of the MLP in channels: what ``mlp.fc1`` gives out (both halves of a SwiGLU).
         patch: Side of a patch in pixels.
         image_size: Side of the (square) pretraining image in pixels.
         ln_eps: Epsilon of every layer norm.
@@ -85,6 +87,18 @@ class BackboneHeader:
         """Patches along one side of the pretraining image."""
         return self.image_size // self.patch
 
+    def check(self, where: str) -> None:
+        """Make sure that every field has a value of its type and range.
+
+        Args:
+            where: Named in the error message.
+
+        Raises:
+            UserError: If one has not.
+        """
+        if fault := fault_of(vars(self)):  # asdict() would walk into whatever a value holds
+            raise UserError(f"{where}: the header is wrong: {fault}; make the file again")
+
     def to_json(self) -> str:
         """Returns: The header as one line of JSON with sorted keys."""
         return json.dumps(asdict(self), sort_keys=True)
@@ -98,22 +112,24 @@ class BackboneHeader:
             where: Named in the error message.
 
         Raises:
-            UserError: If a field is missing or unknown, or the format is newer than this program.
+            UserError: If a field is missing, unknown or wrong, or the format is newer than this program.
         """
         version = values.get("format_version", FORMAT_VERSION)
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        if type(version) is int and FORMAT_VERSION < version < 1000:
             raise UserError(f"{where}: the header has format version {version}; update cmae_mm")
         known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
+        if unknown := sorted(ascii(name)[:60] for name in values if name not in known):
             raise UserError(
-                f"{where}: the header has unknown fields {unknown}; it was written by a newer version of "
-                f"cmae_mm: update cmae_mm"
+                f"{where}: the header has unknown fields [{', '.join(unknown[:5])}]; it was written by a newer version "
+                f"of cmae_mm: update cmae_mm"
             )
         plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         try:
-            return cls(**plain)
+            header = cls(**plain)
         except TypeError as error:
             raise UserError(f"{where}: the header is incomplete ({error}); export the file again") from None
+        header.check(where)
+        return header
 
     @classmethod
     def from_json(cls, text: str, where: str) -> BackboneHeader:
@@ -122,9 +138,13 @@ class BackboneHeader:
         Raises:
             UserError: If the text is not such a header.
         """
+        if len(text) > MAX_JSON:
+            raise UserError(
+                f"{where}: the header has {len(text)} characters, which none has; export the file again"
+            )
         try:
             values = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, a number of too many digits, or lists within lists
             raise UserError(f"{where}: the header is not JSON; export the file again") from None
         if not isinstance(values, dict):
             raise UserError(f"{where}: the header is not a JSON object; export the file again")
