@@ -31,8 +31,13 @@ _KEYS = (
         r"(^|\.)rope|blocks\.\d+\.attn\.q_proj\.",
         "EVA and DINOv3 as timm stores them have rotary positions, which a plain ViT does not compute",
     ),
+    (r"blocks\.\d+\.attn\.temperature$", "XCiT attends over channels, not over tokens"),
     (
-        r"downsample\.(reduction|norm)|(^|\.)layers\.\d+\.blocks\.\d+\.|(^|\.)stages\.\d+\.blocks\.\d+\.attn",
+        r"patch_embed\.proj\.[0-9]+\.|patch_embed\.backbone\.|patch_embed\.conv\d",
+        "an encoder with a convolutional stem (as the vit_conv models of MoCo v3, or a hybrid) is no plain ViT",
+    ),
+    (
+        r"downsample\.reduction\.|(^|\.)layers\.\d+\.blocks\.\d+\.|(^|\.)stages\.\d+\.blocks\.\d+\.attn\.w_msa\.",
         "Swin transformers (as of SimMIM) have windows and stages, which the header of a backbone file cannot describe",
     ),
     (
@@ -49,10 +54,6 @@ _KEYS = (
         "encoders in the style of CLIP have a norm before the blocks, which backbone files cannot describe",
     ),
     (
-        r"patch_embed\.proj\.[0-9]+\.|patch_embed\.backbone\.|patch_embed\.conv\d",
-        "an encoder with a convolutional stem (as the vit_conv models of MoCo v3, or a hybrid) is no plain ViT",
-    ),
-    (
         r"blocks3\.\d+\.|patch_embed[1-4]\.",
         "ConvMAE is a hybrid; `docs/hybrid.md` says how its weights are used",
     ),
@@ -64,7 +65,6 @@ _KEYS = (
         r"dist_token|distillation_token",
         "a distilled DeiT has a second class token, which the header cannot describe",
     ),
-    (r"blocks\.\d+\.attn\.temperature$", "XCiT attends over channels, not over tokens"),
     (r"(^|\.)layer[1-4]\.\d+\.conv1\.|(^|\.)conv1\.weight$", "a ResNet is no ViT"),
     (r"dwconv\.", "ConvNeXt and other convolutional networks are no plain ViTs"),
 )
