@@ -116,7 +116,7 @@ def _described(
         mean=mean,
         std=std,
         channel_order=channel_order or found.layout.channel_order,
-        pooling="avg" if found.architecture.final_norm == "fc_norm" else found.layout.pooling,
+        pooling=found.layout.pooling if found.architecture.class_token else "avg",
         dropped=tuple(found.dropped),
         transforms=tuple(found.transforms),
     )

@@ -63,8 +63,6 @@ def extract_family(
 ) -> Extracted:
     """Take the encoder by the first layout of a family that fits.
 
-    A layout that also claims the values goes first, so that a fixed table decides between layouts.
-
     Args:
         tensors: Tensors of one model.
         family: The family.
@@ -76,18 +74,12 @@ def extract_family(
     Raises:
         Misfit: If no layout fits; the reason is that of the closest one.
     """
-    closest = unclaimed = None
+    closest = None
     for layout in layouts_of(family, branch):
         try:
-            found = extract(tensors, layout)
+            return extract(tensors, layout)
         except Misfit as misfit:
             closest = misfit if closest is None or misfit.distance < closest.distance else closest
-            continue
-        if claimed(found):
-            return found
-        unclaimed = unclaimed or found
-    if unclaimed is not None:
-        return unclaimed
     raise closest or Misfit(f"it has no branch {branch!r}")
 
 

@@ -29,7 +29,7 @@ def cae(z, table="row"):
 
 def chunked(state):
     """Blocks as DINOv2 trains them: a chunk number before the absolute one."""
-    return {re.sub(r"^blocks\.(\d+)\.", r"blocks.\1.\1.", k): v for k, v in state.items()}
+    return {re.sub(r"^blocks\.(\d+)\.", r"blocks.0.\1.", k): v for k, v in state.items()}
 
 
 # One row a layout: family, what recognise says, how the file is made. Each maker returns (file, reference, dropped).

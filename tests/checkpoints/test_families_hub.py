@@ -182,6 +182,8 @@ def test_features_are_those_of_the_original(name, zoo, tmp_path):
     file, reference, dropped = make(zoo)
     result = zoo.check_features(file, reference, tmp_path / "file.pth", family, names, **words)
     assert sorted(result.header.dropped) == sorted(dropped)
+    if not result.header.class_token:
+        assert result.header.pooling == "avg"
 
 
 def test_every_family_of_both_libraries_has_a_case():

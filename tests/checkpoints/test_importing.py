@@ -166,6 +166,14 @@ class TestAmbiguity:
         with pytest.raises(UserError, match=expected):
             import_checkpoint(saved(state, tmp_path))
 
+    def test_a_tensor_beside_the_encoder_is_no_part_of_it(self, zoo, tmp_path):
+        """The norm of another module must not stand in for one that the encoder lacks."""
+        state = zoo.prefixed("backbone.", zoo.vit().state_dict()) | zoo.junk("head.last_layer.weight_g")
+        for kind in ("weight", "bias"):
+            state[f"norm.{kind}"] = state.pop(f"backbone.norm.{kind}")
+        with pytest.raises(UserError, match=r"2 keys beside it are not known \(norm\.weight, norm\.bias\)"):
+            import_checkpoint(saved({"teacher": state}, tmp_path), source="dino", heads=3)
+
     def test_a_fixed_table_of_no_family_says_how_to_go_on(self, zoo, tmp_path):
         state = zoo.vit("row", init_values=0.1).state_dict()
         with pytest.raises(
@@ -274,6 +282,7 @@ class TestSidecar:
         assert header.mean == pytest.approx((127.5, 63.75, 191.25))
         assert header.std == pytest.approx((25.5, 51, 76.5))
         assert "read beside it: config.json, preprocessor_config.json" in result.report.notes
+        assert import_checkpoint(tmp_path / "model.safetensors", heads=4).header.heads == 4
 
     def test_timm_says_the_input(self, zoo, tmp_path):
         self.write(tmp_path, config={"pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}})
