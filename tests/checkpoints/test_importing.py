@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -360,3 +361,8 @@ def test_every_family_states_a_licence():
         assert "CC-BY-NC" in FAMILIES[name].licence
     for name in ("cmae", "cae"):
         assert "none stated" in FAMILIES[name].licence
+
+
+def test_the_documents_name_every_family():
+    text = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
+    assert [name for name in FAMILIES if f"`{name}`" not in text] == []
