@@ -19,6 +19,7 @@ import cmae_mm.pretrain  # noqa: F401  (registers the model)
 
 OURS = Path(__file__).parents[2] / "configs/pretrain/cmae/cmae_vit-b-p16_32xb128-amp-coslr-300e_in1k.py"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BLOCK = "TransformerEncoderLayer"  # mmpretrain's, which ours are too, and the official one
 BASE_WIDTH, BASE_DECODER_DEPTH = 768, 8  # of the recipes; the feature decoder has a quarter of the depth
 
 
@@ -59,7 +60,7 @@ class Setting(NamedTuple):
         batch: Images in a step.
         device: Where the step runs.
         precision: Key of `DTYPES`.
-        compile: Compile the parts of each model.
+        compile: Compile each transformer block.
     """
 
     size: str
@@ -158,9 +159,9 @@ class TrainingStep:
             self._wrapper = build_optim_wrapper(self.model, config.optim_wrapper)
             self._hooks = [HOOKS.build(hook) for hook in moving_average]
         if setting.compile:
-            for name, child in self.model.named_children():
-                if name != "data_preprocessor":
-                    child.compile()
+            for module in self.model.modules():
+                if type(module).__name__ == BLOCK:
+                    module.compile(dynamic=False)
         # What the hooks ask of a runner. The official one wants a model in a wrapper.
         update = getattr(self.model, "momentum_update", None)
         wrapped = SimpleNamespace(module=self.model, momentum_update=update)

@@ -56,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
     parser.add_argument("--steps", type=int, help="steps of one measurement; default 1 on a CPU, 10 on a GPU")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each model, in turn")
     parser.add_argument("--precision", choices=DTYPES, default="fp32", help="bf16 and fp16: autocast")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the parts of all models")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the blocks of all models")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
     parser.add_argument(
         "--clock",
