@@ -103,7 +103,7 @@ def save_backbone(path: str | Path, state: dict[str, torch.Tensor], header: Back
             value is not finite, or the file cannot be written.
     """
     header.check(str(path))
-    _check_tensors({k: (str(v.dtype), tuple(v.shape)) for k, v in state.items()}, header, str(path))
+    check_tensors({k: (str(v.dtype), tuple(v.shape)) for k, v in state.items()}, header, str(path))
     target = Path(path)
     temporary = target.with_name(target.name + ".part")
     tensors = _plain(state, path)
@@ -145,7 +145,7 @@ def load_backbone(path: str | Path) -> tuple[dict[str, torch.Tensor], BackboneHe
             header = BackboneHeader.from_json(text, str(path))
             parts = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118
             described = {k: (p.get_dtype(), tuple(p.get_shape())) for k, p in parts.items()}
-            _check_tensors(described, header, str(path))
+            check_tensors(described, header, str(path))
             state = {key: handle.get_tensor(key).to(torch.float32) for key in parts}
     except (SafetensorError, OSError) as error:
         raise UserError(
@@ -153,6 +153,39 @@ def load_backbone(path: str | Path) -> tuple[dict[str, torch.Tensor], BackboneHe
             f"`cmae-mm export CHECKPOINT --out FILE`"
         ) from None
     return state, header
+
+
+def check_tensors(
+    described: Mapping[str, tuple[str, tuple[int, ...]]], header: BackboneHeader, where: str
+) -> None:
+    """Compare names, types and shapes with the header.
+
+    Args:
+        described: Type (as torch or safetensors call it) and shape of each tensor.
+        header: What they must be.
+        where: Named in the error message.
+
+    Raises:
+        UserError: If a key is missing or unexpected, or a tensor has another shape or no real numbers.
+    """
+    expected = expected_keys(header)
+    missing, unexpected = sorted(expected - set(described)), sorted(set(described) - expected)
+    if missing or unexpected:
+        raise UserError(
+            f"{where}: not a whole encoder of {header.depth} blocks: {len(missing)} keys missing {missing[:3]}, "
+            f"{len(unexpected)} unexpected {[k[:60] for k in unexpected[:3]]}; export it again from the full checkpoint"
+        )
+    for key, (dtype, shape) in sorted(described.items()):
+        if dtype not in _REAL_TYPES:
+            raise UserError(
+                f"{where}: {key} holds {dtype} values, but weights are real numbers; export it again from the full "
+                f"checkpoint"
+            )
+        if shape != (right := expected_shape(key, header)):
+            raise UserError(
+                f"{where}: {key} has the shape {shape}, but the header describes {right}; export it again from the "
+                f"full checkpoint"
+            )
 
 
 def sha256_of(path: str | Path) -> str:
@@ -183,33 +216,3 @@ def _plain(state: dict[str, torch.Tensor], path: str | Path) -> dict[str, torch.
         taken.add(tensor.untyped_storage().data_ptr())
         plain[key] = tensor
     return plain
-
-
-def _check_tensors(
-    described: Mapping[str, tuple[str, tuple[int, ...]]], header: BackboneHeader, where: str
-) -> None:
-    """Compare names, types and shapes with the header.
-
-    Args:
-        described: Type (as torch or safetensors call it) and shape of each tensor.
-        header: What they must be.
-        where: Named in the error message.
-    """
-    expected = expected_keys(header)
-    missing, unexpected = sorted(expected - set(described)), sorted(set(described) - expected)
-    if missing or unexpected:
-        raise UserError(
-            f"{where}: not a whole encoder of {header.depth} blocks: {len(missing)} keys missing {missing[:3]}, "
-            f"{len(unexpected)} unexpected {[k[:60] for k in unexpected[:3]]}; export it again from the full checkpoint"
-        )
-    for key, (dtype, shape) in sorted(described.items()):
-        if dtype not in _REAL_TYPES:
-            raise UserError(
-                f"{where}: {key} holds {dtype} values, but weights are real numbers; export it again from the full "
-                f"checkpoint"
-            )
-        if shape != (right := expected_shape(key, header)):
-            raise UserError(
-                f"{where}: {key} has the shape {shape}, but the header describes {right}; export it again from the "
-                f"full checkpoint"
-            )
