@@ -75,7 +75,9 @@ RULES: Mapping[str, FieldRule] = {
     "mean": _channels(-math.inf, ""),
     "std": _channels(0, " above 0"),
     "channel_order": _choice("rgb", "bgr"),
-    "epochs": FieldRule(lambda v: v is None or (type(v) is int and 0 <= v <= 10**9), "a whole number or null"),
+    "epochs": FieldRule(
+        lambda v: v is None or (type(v) is int and 0 <= v <= 10**9), "a whole number or null"
+    ),
     "source": _TEXT,
     "source_sha256": _TEXT,
     "licence": _TEXT,
