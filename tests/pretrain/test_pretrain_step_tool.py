@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
 from cmae_mm.errors import UserError
 
@@ -109,6 +110,35 @@ def test_precision_is_that_of_the_linear_layers(recipes, precision, dtype):
     loss = step()["loss"]
     assert seen == [dtype]
     assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "kind", "dtype"),
+    [
+        ("cuda", "bf16", AmpOptimWrapper, "bfloat16"),
+        ("cuda", "fp16", AmpOptimWrapper, "float16"),
+        ("cuda", "fp32", OptimWrapper, None),
+        ("cpu", "bf16", OptimWrapper, None),  # mmengine's AMP needs a GPU: autocast around the step
+    ],
+)
+@pytest.mark.parametrize("recipe", ["our_recipe", "mae_recipe"])
+def test_every_recipe_gets_the_asked_precision(recipes, recipe, device, precision, kind, dtype):
+    config = getattr(recipes, recipe)()
+    rate = config.optim_wrapper.optimizer.lr
+    recipes.adapt_optimizer(config, recipes.Setting("mini", 2, torch.device(device), precision, False))
+    assert config.optim_wrapper.type is kind
+    assert config.optim_wrapper.get("dtype") == dtype
+    assert dtype or "loss_scale" not in config.optim_wrapper
+    assert config.optim_wrapper.optimizer.lr == pytest.approx(1e-4 * rate)
+
+
+def test_compile_compiles_every_block(recipes, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compiled.append(type(self)))
+    setting = mini(recipes)._replace(compile=True)
+    recipes.TrainingStep(recipes.our_recipe(), recipes.master_batch(setting, margin=True), setting)
+    assert {kind.__name__ for kind in compiled} == {recipes.BLOCK}
+    assert len(compiled) == 4 + 4 + 4 + 1  # both encoders, both decoders
 
 
 def test_mistakes_are_one_sentence(tool, monkeypatch, tmp_path):
