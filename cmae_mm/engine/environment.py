@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
+from cmae_mm.engine.cpu import keep_memory
 from cmae_mm.errors import UserError
 
 
@@ -52,6 +53,7 @@ def adapt(cfg: Config, launcher: str = "none", amp: bool = False) -> list[str]:
     if on_gpu:
         _scale_losses_for_float16_only(cfg)
     if not on_gpu:
+        keep_memory()
         notes += _without_gpu(cfg, amp)
         if launcher != "none":
             _start_gloo(cfg, launcher)

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import set_random_seed
 
 import cmae_mm.compat
 from cmae_mm.checkpoints.safe_load import load_checkpoint
 from cmae_mm.engine.config import load_config, set_data_root
+from cmae_mm.engine.cpu import fit_to_cpu
 from cmae_mm.engine.options import parse_options
 from cmae_mm.engine.preflight import check_datasets
 from cmae_mm.engine.runner import check_same_model
@@ -64,7 +64,7 @@ def prepare(args: argparse.Namespace, phase: str) -> tuple[tuple[str, ...], Any,
         UserError: For a wrong path, architecture or index.
     """
     cfg = picture_config(args, phase)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model = fit_to_cpu(MODELS.build(cfg.model))
     state = load_checkpoint(args.checkpoint).get("state_dict", {})
     check_same_model(model, state, args.checkpoint)
     model.load_state_dict(state)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
 from cmae_mm.checkpoints.safe_load import load_checkpoint
+from cmae_mm.engine.cpu import fit_to_cpu
 from cmae_mm.errors import UserError
 
 
@@ -21,7 +22,7 @@ class SuiteRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         """See the base class. SyncBN needs a GPU: on the CPU it becomes batch norm per process."""
         if not torch.cuda.is_available():
-            model = revert_sync_batchnorm(model)
+            model = fit_to_cpu(model)
         return super().wrap_model(model_wrapper_cfg, model)
 
     def load_checkpoint(

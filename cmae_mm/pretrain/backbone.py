@@ -10,6 +10,7 @@ from mmpretrain.models import MAEViT, VisionTransformer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from cmae_mm.pretrain.blocks import as_blocks
 from cmae_mm.pretrain.masking import DrawsMasks, Mask, take
 
 # The official initialisation of encoder and decoders; the patch projection and the MLP necks differ.
@@ -43,6 +44,7 @@ class CMAEViT(DrawsMasks, MAEViT):
     ) -> None:
         kwargs.setdefault("init_cfg", [dict(rule) for rule in XAVIER_INIT])
         super().__init__(mask_ratio=mask_ratio, **kwargs)
+        as_blocks(self.layers)
         self.set_masking(mask_kind, mask_ratio, mask_block)
 
     def init_weights(self) -> None:

@@ -41,7 +41,8 @@ class CMAE(PretrainModel, BaseSelfSupervisor):
         backbone: Config of the online encoder; the target encoder is built from it too.
         pixel_decoder: Config of the decoder of pixels.
         feature_decoder: Config of the decoder of features, giving (N, C): `CMAEFeatureDecoder`, or the
-            ablations `SharedFeatureDecoder` and `VisibleMean`.
+            ablations `SharedFeatureDecoder` and `VisibleMean`. What it decodes is the encoder's tokens, or the
+            pixel decoder's if it ``reads_pixel_tokens``.
         projector: Config of the MLP on features, used twice: online and target.
         head: Config of the losses, with the predictor.
         momentum: m in ``target = m * target + (1 - m) * online``.
@@ -108,9 +109,14 @@ class CMAE(PretrainModel, BaseSelfSupervisor):
         img, img_t = inputs
         masks = self.draw_masks(img, masks)
         latent = self.backbone(img, masks)[0]
-        tokens = self.pixel_decoder.decode(latent, masks)
-        pred = self.pixel_decoder.predict_hidden(tokens, masks)
-        projection = self.projector((self.feature_decoder(latent, masks, tokens),))[0]
+        if self.feature_decoder.reads_pixel_tokens:
+            tokens = self.pixel_decoder.decode(latent, masks)
+            pred = self.pixel_decoder.finish(tokens[:, masks.ids_keep.shape[1] :])
+            feature = self.feature_decoder(tokens, masks)
+        else:
+            pred = self.pixel_decoder(latent, masks)
+            feature = self.feature_decoder(latent, masks)
+        projection = self.projector((feature,))[0]
         losses = self.head.loss(pred, img, masks, projection, self.project_target(img_t))
         return losses | {"momentum": torch.tensor(self.current_momentum)}
 

@@ -8,13 +8,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from mmengine.model import BaseModule, ModuleList
-from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from mmpretrain.models.utils import build_2d_sincos_position_embedding, resize_pos_embed
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from cmae_mm.errors import UserError
 from cmae_mm.pretrain.backbone import XAVIER_INIT, zero_mlp_biases
+from cmae_mm.pretrain.blocks import Block
 from cmae_mm.pretrain.conv_stages import ConvBlock, PatchConv, PatchEmbed, VisibleCells
 from cmae_mm.pretrain.masking import DrawsMasks, Mask
 
@@ -133,7 +133,7 @@ class CMAEHybridViT(DrawsMasks, BaseModule):
         self.blocks2 = nn.ModuleList(ConvBlock(widths[1], ratios[1]) for _ in range(depths[1]))
         norm = {"type": "LN", "eps": 1e-6}
         self.layers = ModuleList(
-            TransformerEncoderLayer(width, heads, int(width * ratios[2]), norm_cfg=norm)
+            Block(width, heads, int(width * ratios[2]), norm_cfg=norm)
             for _ in range(depths[2])
         )
         if self.fusion:

@@ -7,7 +7,7 @@ added to match, and so nothing has to be un-shuffled. The projectors and predict
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from mmengine.model import BaseModule
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cmae_mm.errors import UserError
 from cmae_mm.pretrain.backbone import XAVIER_INIT, zero_mlp_biases
+from cmae_mm.pretrain.blocks import as_blocks
 from cmae_mm.pretrain.masking import Mask, take
 
 TokenSet = Literal["all", "visible", "masked"]
@@ -34,6 +35,7 @@ class MaskTokenDecoder(MAEPretrainDecoder):
     def __init__(self, *, class_token: bool = True, **kwargs: Any) -> None:
         kwargs.setdefault("init_cfg", [dict(rule) for rule in XAVIER_INIT])
         super().__init__(**kwargs)
+        as_blocks(self.decoder_blocks)
         self.class_token = class_token
         if not class_token:
             width = self.decoder_embed.out_features
@@ -50,15 +52,17 @@ class MaskTokenDecoder(MAEPretrainDecoder):
         self.decoder_pos_embed.data.copy_(table.float())
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def decode(self, latent: Tensor, masks: Mask) -> Tensor:
+    def decode(self, latent: Tensor, masks: Mask, hidden_only: bool = False) -> Tensor:
         """Run the decoder's blocks over visible and mask tokens.
 
         Args:
             latent: (N, K, C) encoder tokens, after a class token if the encoder has one.
             masks: The masks that the encoder saw.
+            hidden_only: Leave the visible tokens out of the last block's result.
 
         Returns:
-            (N, L, D) tokens before the final norm, visible ones first, without the class token.
+            Tokens before the final norm, without the class token: (N, L, D) with the visible ones first, or the
+            hidden ones, (N, L - K, D).
         """
         x = self.decoder_embed(latent)
         n, length = masks.ids_restore.shape
@@ -68,9 +72,9 @@ class MaskTokenDecoder(MAEPretrainDecoder):
         if extra:
             places = torch.cat([self.decoder_pos_embed[:, :1].expand(n, -1, -1), places], dim=1)
         x = torch.cat([x, hidden], dim=1) + places
-        for block in self.decoder_blocks:
+        for block in self.decoder_blocks[:-1]:
             x = block(x)
-        return x[:, extra:]
+        return self.decoder_blocks[-1](x, first=extra + hidden_only * masks.ids_keep.shape[1])
 
     def finish(self, tokens: Tensor) -> Tensor:
         """Apply the final norm and the last linear layer to some tokens of :meth:`decode`."""
@@ -83,11 +87,7 @@ class CMAEPixelDecoder(MaskTokenDecoder):
 
     def forward(self, latent: Tensor, masks: Mask) -> Tensor:
         """Predict hidden patches only: (N, L - K, patch * patch * 3), in the order of ``ids_shuffle``."""
-        return self.predict_hidden(self.decode(latent, masks), masks)
-
-    def predict_hidden(self, tokens: Tensor, masks: Mask) -> Tensor:
-        """As :meth:`forward`, from (N, L, D) tokens of :meth:`decode`."""
-        return self.finish(tokens[:, masks.ids_keep.shape[1] :])
+        return self.finish(self.decode(latent, masks, hidden_only=True))
 
     def predict_all(self, latent: Tensor, masks: Mask) -> Tensor:
         """Predict every patch: (N, L, patch * patch * 3) in raster order."""
@@ -124,6 +124,8 @@ class CMAEFeatureDecoder(MaskTokenDecoder):
         **kwargs: Arguments of `MAEPretrainDecoder`.
     """
 
+    reads_pixel_tokens: ClassVar[bool] = False
+
     def __init__(
         self,
         *,
@@ -137,8 +139,8 @@ class CMAEFeatureDecoder(MaskTokenDecoder):
         super().__init__(embed_dim=embed_dim, predict_feature_dim=width, **kwargs)
         self.token_set = token_set
 
-    def forward(self, latent: Tensor, masks: Mask, pixel_tokens: Tensor) -> Tensor:
-        """Give (N, C) pooled features of (N, K, C) encoder tokens; the pixel decoder's are not used."""
+    def forward(self, latent: Tensor, masks: Mask) -> Tensor:
+        """Give (N, C) pooled features of (N, K, C) encoder tokens."""
         tokens = self.decoder_norm(self.decode(latent, masks))
         return self.decoder_pred(average(tokens, masks.ids_keep.shape[1], self.token_set))
 
@@ -156,6 +158,8 @@ class SharedFeatureDecoder(BaseModule):
         init_cfg: Initialisation; that of the decoders by default.
     """
 
+    reads_pixel_tokens: ClassVar[bool] = True
+
     def __init__(
         self,
         embed_dim: int,
@@ -169,9 +173,9 @@ class SharedFeatureDecoder(BaseModule):
         self.decoder_pred = nn.Linear(decoder_embed_dim, embed_dim)
         self.token_set = token_set
 
-    def forward(self, latent: Tensor, masks: Mask, pixel_tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, masks: Mask) -> Tensor:
         """Give (N, C) pooled features of the pixel decoder's (N, L, D) tokens."""
-        return self.decoder_pred(average(self.ln1(pixel_tokens), masks.ids_keep.shape[1], self.token_set))
+        return self.decoder_pred(average(self.ln1(tokens), masks.ids_keep.shape[1], self.token_set))
 
 
 @MODELS.register_module()
@@ -182,10 +186,12 @@ class VisibleMean(BaseModule):
         class_token: Whether the encoder's tokens start with a class token.
     """
 
+    reads_pixel_tokens: ClassVar[bool] = False
+
     def __init__(self, class_token: bool = True) -> None:
         super().__init__()
         self.class_token = class_token
 
-    def forward(self, latent: Tensor, masks: Mask, pixel_tokens: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, masks: Mask) -> Tensor:
         """Give (N, C) means of (N, K, C) encoder tokens."""
         return latent[:, int(self.class_token) :].mean(dim=1)

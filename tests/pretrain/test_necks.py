@@ -65,7 +65,7 @@ def test_token_sets_by_hand(token_set):
     latent = torch.randn(3, 13, 24)
     with torch.no_grad():
         each = theirs(latent, masks.ids_restore)  # the last layer first, then the mean
-        ours = decoder(latent, masks, None)
+        ours = decoder(latent, masks)
     for n in range(3):
         chosen = {"all": slice(None), "visible": masks.mask[n] == 0, "masked": masks.mask[n] == 1}[token_set]
         torch.testing.assert_close(ours[n], each[n][chosen].mean(0), atol=2e-6, rtol=0)
@@ -83,7 +83,7 @@ def test_shared_decoder_reads_the_pixel_decoder():
     shared.init_weights()
     masks = random_mask(2, 6, 0.5)
     tokens = pixels.decode(torch.randn(2, 19, 24), masks)
-    feature = shared(None, masks, tokens)
+    feature = shared(tokens, masks)
     mean = torch.nn.functional.layer_norm(tokens, (16,), eps=1e-6)[:, 18:].mean(1)
     torch.testing.assert_close(feature, shared.decoder_pred(mean))
     feature.sum().backward()
@@ -92,8 +92,8 @@ def test_shared_decoder_reads_the_pixel_decoder():
 
 def test_visible_mean():
     latent = torch.randn(2, 5, 8)
-    assert torch.equal(VisibleMean()(latent, None, None), latent[:, 1:].mean(1))
-    assert torch.equal(VisibleMean(class_token=False)(latent, None, None), latent.mean(1))
+    assert torch.equal(VisibleMean()(latent, None), latent[:, 1:].mean(1))
+    assert torch.equal(VisibleMean(class_token=False)(latent, None), latent.mean(1))
 
 
 def test_unknown_token_set():

@@ -25,16 +25,14 @@ RECIPE = "configs/pre-training/cmae/cmae_vit-base-p16_32xb128-coslr-300e_in1k.py
 NEEDED = ("cmae/models/algorithms/cmae.py", "cmae/core/hooks/momentum_update_hook.py", RECIPE)
 
 
-@contextmanager
-def official_code(path: Path, device: torch.device) -> Iterator[None]:
-    """Make a checkout importable and start the process group that it asks for; undo both at the end.
+def check_checkout(path: Path) -> None:
+    """Look whether a folder holds the official code.
 
     Args:
         path: Folder of the checkout.
-        device: Where the step will run.
 
     Raises:
-        UserError: The folder does not hold the code.
+        UserError: It does not.
     """
     for name in NEEDED:
         if not (path / name).is_file():
@@ -42,6 +40,16 @@ def official_code(path: Path, device: torch.device) -> Iterator[None]:
                 f"--official {path}: there is no {name}; "
                 "give the folder of a checkout of github.com/ZhichengHuang/CMAE."
             )
+
+
+@contextmanager
+def official_code(path: Path, device: torch.device) -> Iterator[None]:
+    """Make a checkout importable and start the process group that it asks for; undo both at the end.
+
+    Args:
+        path: Folder of the checkout.
+        device: Where the step will run.
+    """
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     sys.path.insert(0, str(path))

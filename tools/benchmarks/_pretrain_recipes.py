@@ -13,13 +13,13 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS, DefaultScope
-from torch import Tensor
+from torch import Tensor, nn
 
 import cmae_mm.pretrain  # noqa: F401  (registers the model)
 
 OURS = Path(__file__).parents[2] / "configs/pretrain/cmae/cmae_vit-b-p16_32xb128-amp-coslr-300e_in1k.py"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-BLOCK = "TransformerEncoderLayer"  # mmpretrain's, which ours are too, and the official one
+BLOCK = "TransformerEncoderLayer"  # mmpretrain's, from which ours derives, and the official one
 BASE_WIDTH, BASE_DECODER_DEPTH = 768, 8  # of the recipes; the feature decoder has a quarter of the depth
 
 
@@ -135,6 +135,7 @@ class TrainingStep:
         batch: What its loader would give, on the device.
         setting: How it is measured.
         around: Makes a context that is entered for each step.
+        fit: Fits the model to one process on its device; by default as mmengine's runner does.
 
     Attributes:
         model: The model, in training.
@@ -146,21 +147,21 @@ class TrainingStep:
         batch: dict[str, Any],
         setting: Setting,
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        fit: Callable[[nn.Module], nn.Module] = revert_sync_batchnorm,
     ) -> None:
         if setting.size != "base":
             resize(config.model, SIZES[setting.size])
         adapt_optimizer(config, setting)
         moving_average = [hook for hook in config.get("custom_hooks", []) if "Momentum" in str(hook["type"])]
         with DefaultScope.overwrite_default_scope(config.default_scope):
-            # One process: mmengine's runner reverts SyncBN too.
-            self.model = revert_sync_batchnorm(MODELS.build(config.model))
+            self.model = fit(MODELS.build(config.model))
             self.model.init_weights()
             self.model.to(setting.device).train()
             self._wrapper = build_optim_wrapper(self.model, config.optim_wrapper)
             self._hooks = [HOOKS.build(hook) for hook in moving_average]
         if setting.compile:
             for module in self.model.modules():
-                if type(module).__name__ == BLOCK:
+                if any(base.__name__ == BLOCK for base in type(module).__mro__):
                     module.compile(dynamic=False)
         # What the hooks ask of a runner. The official one wants a model in a wrapper.
         update = getattr(self.model, "momentum_update", None)

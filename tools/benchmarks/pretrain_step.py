@@ -9,9 +9,10 @@ average. Ours is built from the main recipe, with the views made from uint8 mast
 mmpretrain's MAE (75 % random masks), and the official CMAE if a checkout of it is given; the latter gets its views
 ready-made. With its second encoder and decoder, CMAE ViT-B does about 1.9 times the work of MAE.
 
-Measurements alternate, so that whatever else the machine does hits all alike; ratios are medians over rounds. Peak
-memory is measured in a process for each model: what torch allocated on a GPU, else what the process held at most,
-libraries included.
+Each model has a process of its own, which waits while another works. Measurements alternate, so that whatever else
+the machine does hits all alike; ratios are medians over rounds. Peak memory is what torch allocated on a GPU, else
+what the process held at most, libraries included. On a CPU ours runs as `tools/train.py` runs it: it keeps freed
+memory, and takes oneDNN's matrix products where they are faster. The others run as their own programs run them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
@@ -36,9 +37,11 @@ from _pretrain_recipes import DTYPES, SIZES, Setting, TrainingStep, mae_recipe, 
 from mmengine.logging import MMLogger
 
 from cmae_mm.cli import guard
+from cmae_mm.engine.cpu import fit_to_cpu, keep_memory
 from cmae_mm.errors import UserError
 
 OURS, MAE, OFFICIAL = "CMAE", "MAE", "official"
+ANSWER = "measured:"  # begins what a process says to the one that started it; libraries print too
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
@@ -70,10 +73,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
         metavar="PATH",
         help="checkout of github.com/ZhichengHuang/CMAE to time as well; its code is executed",
     )
-    parser.add_argument(
-        "--no-memory", action="store_true", help="skip peak memory, which restarts each model"
-    )
-    parser.add_argument("--peak-of", choices=(OURS, MAE, OFFICIAL), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=(OURS, MAE, OFFICIAL), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no GPU here; use --device cpu.")
@@ -86,27 +86,32 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
     return args, Setting(args.size, batch, device, args.precision, args.compile)
 
 
-def step_makers(
-    official: Path | None, setting: Setting, stack: ExitStack
-) -> dict[str, Callable[[], TrainingStep]]:
-    """Name a maker for each step.
+def our_step(setting: Setting) -> TrainingStep:
+    """Build our step, on a CPU with what a run of the suite does there."""
+    if setting.device.type == "cuda":
+        return TrainingStep(our_recipe(), master_batch(setting, margin=True), setting)
+    keep_memory()
+    return TrainingStep(our_recipe(), master_batch(setting, margin=True), setting, fit=fit_to_cpu)
+
+
+def make_step(name: str, official: Path | None, setting: Setting, stack: ExitStack) -> TrainingStep:
+    """Build the step of one model.
 
     Args:
-        official: Checkout of the official code, if any.
+        name: `OURS`, `MAE` or `OFFICIAL`.
+        official: Checkout of the official code, which only `OFFICIAL` needs.
         setting: How all are measured.
         stack: Holds what the official code needs.
     """
-    makers: dict[str, Callable[[], TrainingStep]] = {
-        OURS: lambda: TrainingStep(our_recipe(), master_batch(setting, margin=True), setting),
-        MAE: lambda: TrainingStep(mae_recipe(), master_batch(setting, margin=False), setting),
-    }
-    if official is not None:
-        from _official_cmae import official_code, official_step
+    if name == OURS:
+        return our_step(setting)
+    if name == MAE:
+        return TrainingStep(mae_recipe(), master_batch(setting, margin=False), setting)
+    from _official_cmae import official_code, official_step
 
-        path = official.resolve()
-        stack.enter_context(official_code(path, setting.device))
-        makers[OFFICIAL] = lambda: official_step(path, setting)
-    return makers
+    assert official is not None
+    stack.enter_context(official_code(official.resolve(), setting.device))
+    return official_step(official.resolve(), setting)
 
 
 def timed(step: TrainingStep, args: argparse.Namespace, setting: Setting) -> float:
@@ -121,25 +126,63 @@ def timed(step: TrainingStep, args: argparse.Namespace, setting: Setting) -> flo
     return args.steps * setting.batch / (clock() - start)
 
 
-def peak_bytes(step: TrainingStep, setting: Setting) -> int:
-    """Do two steps and tell the peak memory of this process; the first step makes the optimizer's state."""
-    step(), step()
+def peak_bytes(setting: Setting) -> int:
+    """Peak memory of this process."""
     if setting.device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def peak_in_own_process(name: str, argv: Sequence[str]) -> int:
-    """Start this program again to measure the peak memory of one model, in bytes.
+def serve(args: argparse.Namespace, setting: Setting) -> int:
+    """Be the process of one model: for each line of standard input measure once, print images/s and peak bytes."""
+    with ExitStack() as stack:
+        step = make_step(args.serve, args.official, setting, stack)
+        step(), step()  # warm-up: the first makes the optimizer's state, the second fits memory to it
+        print(ANSWER, "ready", flush=True)
+        for _ in sys.stdin:
+            print(ANSWER, timed(step, args, setting), peak_bytes(setting), flush=True)
+    return 0
 
-    Raises:
-        UserError: It failed; it has said why.
+
+class Worker:
+    """A process that holds one model and measures when asked; use it as a context.
+
+    Args:
+        name: `OURS`, `MAE` or `OFFICIAL`.
+        argv: Words of the command line.
     """
-    command = [sys.executable, __file__, *argv, "--peak-of", name]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise UserError(f"The step of {name} failed, see above; repair that or leave the model out.")
-    return int(done.stdout.splitlines()[-1])
+
+    def __init__(self, name: str, argv: Sequence[str]) -> None:
+        self.name = name
+        command = [sys.executable, __file__, *argv, "--serve", name]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._answer()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._process:  # closes its input, at which it ends
+            pass
+
+    def measure(self) -> tuple[float, int]:
+        """Give images/s of one measurement, and the peak memory so far in bytes.
+
+        Raises:
+            UserError: The process failed; it has said why.
+        """
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has died: there is no answer
+            print("go", file=self._process.stdin, flush=True)
+        rate, peak = self._answer().split()
+        return float(rate), int(peak)
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(ANSWER):
+                return line.removeprefix(ANSWER)
+        raise UserError(f"The step of {self.name} failed, see above; repair that or leave the model out.")
 
 
 def report(rates: dict[str, list[float]], peaks: dict[str, int]) -> None:
@@ -147,17 +190,17 @@ def report(rates: dict[str, list[float]], peaks: dict[str, int]) -> None:
 
     Args:
         rates: Images/s of each round, by model; ours first.
-        peaks: Bytes, by model; empty if not measured.
+        peaks: Bytes, by model.
     """
     for name, values in rates.items():
-        peak = f", peak {peaks[name] / 2**30:.2f} GiB" if peaks else ""
         spread = f"({min(values):.2f} to {max(values):.2f})"
-        print(f"{name:8s} {statistics.median(values):9.2f} images/s {spread}{peak}")
+        peak = f"peak {peaks[name] / 2**30:.2f} GiB"
+        print(f"{name:8s} {statistics.median(values):9.2f} images/s {spread}, {peak}")
     for name, values in list(rates.items())[1:]:
         ratios = [ours / other for ours, other in zip(rates[OURS], values, strict=True)]
-        memory = f", memory {peaks[OURS] / peaks[name]:.2f}" if peaks else ""
         spread = f"({min(ratios):.3f} to {max(ratios):.3f})"
-        print(f"{OURS} / {name:8s} images/s {statistics.median(ratios):.3f} {spread}{memory}")
+        memory = f"memory {peaks[OURS] / peaks[name]:.2f}"
+        print(f"{OURS} / {name:8s} images/s {statistics.median(ratios):.3f} {spread}, {memory}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -172,22 +215,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, setting = parse(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    MMLogger.get_current_instance().setLevel("ERROR")  # else it lists every parameter
-    torch.manual_seed(0)
+    if args.serve:
+        MMLogger.get_current_instance().setLevel("ERROR")  # else it lists every parameter
+        torch.manual_seed(0)
+        return serve(args, setting)
+    if args.official:
+        from _official_cmae import check_checkout
+
+        check_checkout(args.official)
+    names = [OURS, MAE] + ([OFFICIAL] if args.official else [])
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    peaks: dict[str, int] = {}
     with ExitStack() as stack:
-        makers = step_makers(args.official, setting, stack)
-        if args.peak_of:
-            print(peak_bytes(makers[args.peak_of](), setting))
-            return 0
         words = sys.argv[1:] if argv is None else argv
-        peaks = {} if args.no_memory else {name: peak_in_own_process(name, words) for name in makers}
-        steps = {name: make() for name, make in makers.items()}
-        for step in steps.values():
-            timed(step, args, setting)  # warm-up
-        rates: dict[str, list[float]] = {name: [] for name in steps}
+        workers = [stack.enter_context(Worker(name, words)) for name in names]
         for _ in range(args.rounds):
-            for name, step in steps.items():
-                rates[name].append(timed(step, args, setting))
+            for worker in workers:
+                rate, peaks[worker.name] = worker.measure()
+                rates[worker.name].append(rate)
     gpu = setting.device.type == "cuda"
     where = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
     compiled = ", compiled" if setting.compile else ""
