@@ -133,8 +133,7 @@ class CMAEHybridViT(DrawsMasks, BaseModule):
         self.blocks2 = nn.ModuleList(ConvBlock(widths[1], ratios[1]) for _ in range(depths[1]))
         norm = {"type": "LN", "eps": 1e-6}
         self.layers = ModuleList(
-            Block(width, heads, int(width * ratios[2]), norm_cfg=norm)
-            for _ in range(depths[2])
+            Block(width, heads, int(width * ratios[2]), norm_cfg=norm) for _ in range(depths[2])
         )
         if self.fusion:
             self.stage1_output_decode = PatchConv(widths[0], width, prod(patch_sizes[1:]))
