@@ -42,7 +42,7 @@ _SHELLS = {
     ),
 }
 _SHELL_PREFIX = "numpy.dtypes."  # one class for each kind of number
-_DICTS = {
+DICTS = {
     "addict.addict.Dict",
     "builtins.dict",
     "detectron2.config.config.CfgNode",
@@ -82,7 +82,7 @@ def known_names(names: Iterable[str] | None = None) -> list[str]:
     Returns:
         The known ones among them, sorted.
     """
-    fixed = _SHELLS | _DICTS | {"builtins.list", "collections.defaultdict"}
+    fixed = _SHELLS | DICTS | {"builtins.list", "collections.defaultdict"}
     if names is None:
         return sorted(fixed)
     return sorted(name for name in names if name in fixed or name.startswith(_SHELL_PREFIX))
@@ -105,4 +105,4 @@ def _stand_in(name: str) -> Callable[..., Any]:
         return _empty_dict
     if name == "builtins.list":
         return list
-    return OrderedDict if name in _DICTS else type("Inert", (_Inert,), {})
+    return OrderedDict if name in DICTS else type("Inert", (_Inert,), {})

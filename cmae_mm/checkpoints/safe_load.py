@@ -1,29 +1,32 @@
 """Read a ``.pth`` file without ever executing anything from it.
 
-Three gates, in this order:
+Four gates, in this order:
 
-1. The archive's directory. ``torch.save`` compresses nothing, so a compressed entry, or entries that overlap, are there
-   to fill the memory.
-2. The pickle, with ``weights_only=True``: only names that torch knows, and those of `inert.STAND_INS`, which are bound
-   to empty shells. Nothing of the file is imported or called.
-3. The tensors: dense, real memory, and no larger together than a file of this size can hold.
+1. The archive's directory, see `archive`.
+2. The pickle's instructions, see `dry_run`: what they name and what they would cost.
+3. The pickle itself, with ``weights_only=True``: only names that weights need, and those of `inert`, which are bound to
+   empty shells. Nothing of the file is imported or called.
+4. The tensors: dense, real memory, and no larger together than a file of this size can hold.
 """
 
 from __future__ import annotations
 
-import re
-import zipfile
+import io
+import os
+from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
-from cmae_mm.checkpoints.inert import known_names, stand_ins
+from cmae_mm.checkpoints.archive import read_pickle
+from cmae_mm.checkpoints.dry_run import DryRun, Refused, UnknownName
+from cmae_mm.checkpoints.inert import stand_ins
 from cmae_mm.errors import UserError
 
-MAX_PICKLE = 1 << 28  # bytes; histories of very long mmengine runs take some 100 MB
 SHARING = 8  # tensors that share memory may together be this many times the file
-_REFUSED_NAME = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first pickle of files from before torch 1.6
+_LEGACY_PICKLES = 5  # a number, a version, the machine, the object, and keys of its storages
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -38,40 +41,46 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: If the file is missing, damaged, made to fill the memory, or names a global that is not on the list.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path}: no such checkpoint file; check the path")
     try:
-        with torch.serialization.safe_globals(stand_ins(_globals_of(path))):
-            loaded = torch.load(str(path), map_location="cpu", weights_only=True)
+        with open(path, "rb") as handle:
+            loaded = _load(handle, path)
+            _check(loaded, handle, path)
     except UserError:
         raise
+    except UnknownName as error:
+        raise _unknown(path, str(error)) from None
+    except Refused as error:
+        raise UserError(
+            f"{path}: refused, {error}{'' if ';' in str(error) else '; save the weights alone'}"
+        ) from None
     except Exception as error:  # torch raises many kinds for a damaged file
-        if unsafe := _REFUSED_NAME.search(str(error)):
-            raise _refusal(path, unsafe[1]) from None
         reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
         raise UserError(
             f"{path}: not a readable checkpoint ({reason}); it may be damaged or cut short"
         ) from None
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path}: holds a {type(loaded).__name__}, not a dictionary of weights")
-    _check_tensors(loaded, path)
     return loaded
 
 
-def _globals_of(path: str | Path) -> list[str]:
-    """Names that need a stand-in; torch cannot list them in files from before torch 1.6: all of ours."""
-    with open(path, "rb") as handle:
-        if handle.read(4) != b"PK\x03\x04":  # as torch tells the two formats apart
-            return known_names()
-    _check_archive(path)
-    names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    known = set(known_names(names))
-    if unsafe := [name for name in names if name not in known]:
-        raise _refusal(path, unsafe[0])
-    return names
+def _load(handle: IO[bytes], path: str | Path) -> Any:
+    run = DryRun()
+    start = handle.read(len(_LEGACY))
+    if start[:4] == b"PK\x03\x04":  # as torch tells the two formats apart
+        run.follow(io.BytesIO(read_pickle(handle, path)))
+    elif start == _LEGACY:
+        handle.seek(0)
+        for _ in range(_LEGACY_PICKLES):
+            run.follow(handle)
+    else:
+        raise ValueError("it does not start as a file of torch.save does")
+    handle.seek(0)
+    # An open file, not its path: of some names torch would take another reader.
+    with torch.serialization.safe_globals(stand_ins(run.names)):
+        return torch.load(handle, map_location="cpu", weights_only=True, mmap=False)
 
 
-def _refusal(path: str | Path, name: str) -> UserError:
+def _unknown(path: str | Path, name: str) -> UserError:
     # torch leaves the module out where it is builtins
     short = ascii(name)[1:-1].removeprefix("builtins.")[:100]
     return UserError(
@@ -79,37 +88,19 @@ def _refusal(path: str | Path, name: str) -> UserError:
     )
 
 
-def _check_archive(path: str | Path) -> None:
-    """Refuse an archive that would unpack to more than it is."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    for entry in entries:
-        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            raise UserError(
-                f"{path}: refused, its entry {ascii(entry.filename)[:80]} is compressed, which no checkpoint is; "
-                f"if you trust it, unpack the archive and pack it again uncompressed"
-            )
-        if entry.filename.endswith("data.pkl") and entry.file_size > MAX_PICKLE:
-            raise UserError(
-                f"{path}: refused, it holds {entry.file_size >> 20} MiB beside its tensors; save the weights alone"
-            )
-    if sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
-        raise UserError(
-            f"{path}: refused, its entries overlap: it would unpack to more than it is; it may be damaged"
-        )
-
-
-def _check_tensors(loaded: dict[str, Any], path: str | Path) -> None:
-    """Refuse tensors that are not plain memory, or more of it than the file can hold."""
-    total, limit = 0, SHARING * Path(path).stat().st_size
+def _check(loaded: Any, handle: IO[bytes], path: str | Path) -> None:
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: holds a {type(loaded).__name__}, not a dictionary of weights")
+    total, size = 0, handle.seek(0, os.SEEK_END)
     for tensor in _tensors_in(loaded):
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-            kind = "quantised" if tensor.is_quantized else f"{tensor.layout} on {tensor.device.type}"
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
             raise UserError(
-                f"{path}: refused, it holds a tensor that is no plain array ({kind}); save the weights as plain tensors"
+                f"{path}: refused, it holds a tensor that is no plain array; save the weights as plain tensors"
             )
+        if hasattr(tensor.untyped_storage(), "_torch_load_uninitialized"):
+            raise UserError(f"{path}: not a readable checkpoint, tensors have no values in it; fetch it again")
         total += tensor.numel() * tensor.element_size()
-        if total > limit:
+        if total > SHARING * size:
             raise UserError(
                 f"{path}: refused, its tensors would take more than {SHARING} times the file: one has the shape "
                 f"{tuple(tensor.shape)}; it may be damaged"
@@ -117,7 +108,10 @@ def _check_tensors(loaded: dict[str, Any], path: str | Path) -> None:
 
 
 def _tensors_in(tree: Any) -> list[torch.Tensor]:
-    """Every tensor in nested containers, once; without recursion, which a hostile file could exhaust."""
+    """Every tensor in nested containers, once; without recursion, which a hostile file could exhaust.
+
+    On the way, attributes are removed that a file could have set to hide methods.
+    """
     found: list[torch.Tensor] = []
     seen: set[int] = set()
     waiting = [tree]
@@ -127,9 +121,22 @@ def _tensors_in(tree: Any) -> list[torch.Tensor]:
             continue
         seen.add(id(item))
         if isinstance(item, torch.Tensor):
+            item._backward_hooks = None
             found.append(item)
         elif isinstance(item, dict):
+            if isinstance(item, OrderedDict):
+                waiting.append(_strip(item))
             waiting.extend(item.values())
         elif isinstance(item, (list, tuple, set, frozenset)):
             waiting.extend(item)
     return found
+
+
+def _strip(item: OrderedDict[Any, Any]) -> Any:
+    """Leave no attribute but the versions of modules that ``state_dict()`` adds, and return these."""
+    own = vars(item)
+    versions = own.get("_metadata")
+    own.clear()
+    if isinstance(versions, dict):
+        own["_metadata"] = versions
+    return versions

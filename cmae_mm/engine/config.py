@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 
 import cmae_mm.compat  # noqa: F401  (before torchvision, which the classes in configs import)
+from cmae_mm.checkpoints.mmengine_loader import make_mmengine_load_safely
 from cmae_mm.engine.options import apply_options
 from cmae_mm.errors import UserError
 
@@ -21,6 +22,8 @@ _WORK_DIR_IGNORE = "# Outputs of runs are never committed.\n*\n"
 
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
     """Read a config file and apply ``--cfg-options``.
+
+    A config is a program. From here on, what it lets the libraries read is read safely.
 
     Args:
         path: A pure Python config.
@@ -35,6 +38,9 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such config file{_suggestion(path)}")
+    if path.suffix != ".py":  # the libraries execute what other formats name, which looks like data
+        raise UserError(f"{path}: a config is a Python file (.py); recipes are under configs/")
+    make_mmengine_load_safely()
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # the forks print a notice on import
             cfg = Config.fromfile(str(path))
