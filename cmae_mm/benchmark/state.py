@@ -35,7 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Returns: The object in a JSON file; empty if the file is missing or damaged."""
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

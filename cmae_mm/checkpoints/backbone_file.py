@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from cmae_mm.checkpoints.header import BackboneHeader
+from cmae_mm.checkpoints.safetensors_file import open_safetensors
 from cmae_mm.errors import UserError
 
 HEADER_KEY = "cmae_mm"
@@ -136,23 +137,18 @@ def load_backbone(path: str | Path) -> tuple[dict[str, torch.Tensor], BackboneHe
         raise UserError(
             f"{path}: no such backbone file; make one with `cmae-mm export CHECKPOINT --out FILE`"
         )
-    try:
-        with safe_open(str(path), framework="pt") as handle:
-            text = (handle.metadata() or {}).get(HEADER_KEY)
-            if text is None:
-                raise UserError(
-                    f"{path}: has no {HEADER_KEY} header, so it is not a backbone file; export it again"
-                )
-            header = BackboneHeader.from_json(text, str(path))
-            parts = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118
-            described = {k: (p.get_dtype(), tuple(p.get_shape())) for k, p in parts.items()}
-            check_tensors(described, header, str(path))
-            state = {key: handle.get_tensor(key).to(torch.float32) for key in parts}
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: not a readable safetensors file ({error}); a training checkpoint (.pth) becomes one with "
-            f"`cmae-mm export CHECKPOINT --out FILE`"
-        ) from None
+    advice = "a training checkpoint (.pth) becomes one with `cmae-mm export CHECKPOINT --out FILE`"
+    with open_safetensors(path, advice) as handle:
+        text = (handle.metadata() or {}).get(HEADER_KEY)
+        if text is None:
+            raise UserError(
+                f"{path}: has no {HEADER_KEY} header, so it is not a backbone file; export it again"
+            )
+        header = BackboneHeader.from_json(text, str(path))
+        parts = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118
+        described = {k: (p.get_dtype(), tuple(p.get_shape())) for k, p in parts.items()}
+        check_tensors(described, header, str(path))
+        state = {key: handle.get_tensor(key).to(torch.float32) for key in parts}
     return state, header
 
 

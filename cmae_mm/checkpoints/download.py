@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cmae_mm.checkpoints.plain_json import parse_json
 from cmae_mm.checkpoints.web import OutOfRange, Passing, Unreachable, open_url, shown
 from cmae_mm.errors import UserError
 
@@ -89,7 +90,7 @@ class Part:
     def version(self) -> Version | None:
         """The version of the bytes on disk; None if there is nothing to go on with."""
         try:
-            version = Version(**json.loads(self._note.read_text()))
+            version = Version(**parse_json(self._note.read_bytes()))
         except (OSError, ValueError, TypeError):
             return None
         return version if self.size and version.condition else None

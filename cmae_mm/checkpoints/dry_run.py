@@ -1,9 +1,9 @@
 """Follow a pickle on sizes alone, and refuse it where making it would cost more than it is.
 
-``weights_only=True`` calls a fixed list of functions only, but some of them make much of little: ``bytearray(10**12)``,
-text that is encoded again and again, a large dictionary that is copied in every step, a key of tuples within tuples
-that takes years to hash. So each instruction is followed first, on stand-ins that know their size and nothing else. What
-passes takes at most some 500 MB beside its tensors, and seconds.
+``weights_only=True`` calls a fixed list of functions only, but some of them make much of little:
+``bytearray(10**12)``, text that is encoded again and again, a large dictionary that is copied in every step, a key of
+tuples within tuples that takes years to hash. So each instruction is followed first, on stand-ins that know their size
+and nothing else. What passes takes at most some 500 MB beside its tensors, and seconds.
 """
 
 from __future__ import annotations
@@ -199,6 +199,9 @@ class DryRun:
     def _remember(self, number: int) -> None:
         self._memo[number] = self._stack[-1]
 
+    def _recall(self, number: int) -> None:
+        self._stack.append(self._memo[number])
+
 
 class _Tuple(_Thing):
     """A tuple; its weight counts the items of tuples inside, as often as they are there."""
@@ -214,25 +217,30 @@ def _push(made: Callable[[Any], _Thing]) -> Callable[[DryRun, Any], None]:
     return lambda run, argument: run._stack.append(made(argument))
 
 
+def _join(count: int) -> Callable[[DryRun, Any], None]:
+    return lambda run, _: run._tuple(run._take(count))
+
+
 _STEPS: dict[str, Callable[[DryRun, Any], None]] = {
     "GLOBAL": DryRun._global,
-    "REDUCE": DryRun._call,
-    "NEWOBJ": DryRun._call,
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), DryRun._call),
     "BUILD": DryRun._build,
+    "BINPERSID": DryRun._storage,
     "MARK": DryRun._mark,
     "TUPLE": lambda run, _: run._tuple(run._pop_mark()),
-    "EMPTY_TUPLE": lambda run, _: run._tuple([]),
-    **{f"TUPLE{n}": (lambda run, _, n=n: run._tuple(run._take(n))) for n in (1, 2, 3)},
-    **{f"EMPTY_{kind}": _push(lambda _: _Thing("pile")) for kind in ("LIST", "DICT", "SET")},
+    "EMPTY_TUPLE": _join(0),
+    "TUPLE1": _join(1),
+    "TUPLE2": _join(2),
+    "TUPLE3": _join(3),
+    **dict.fromkeys(("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"), _push(lambda _: _Thing("pile"))),
     "APPEND": lambda run, _: run._grow(run._take(1)),
     "APPENDS": lambda run, _: run._grow(run._pop_mark()),
     "SETITEM": lambda run, _: run._set(run._take(2)),
     "SETITEMS": lambda run, _: run._set(run._pop_mark()),
-    "BINPERSID": DryRun._storage,
-    **{name: _push(lambda _: _NOTHING) for name in ("NONE", "NEWTRUE", "NEWFALSE")},
-    **{name: _push(lambda _: _NOTHING) for name in ("BININT", "BININT1", "BININT2")},
-    **{name: _push(lambda _: _NUMBER) for name in ("LONG1", "BINFLOAT")},
-    **{name: _push(lambda text: _Thing("text", len(text))) for name in ("BINUNICODE", "SHORT_BINSTRING")},
-    **{name: DryRun._remember for name in ("BINPUT", "LONG_BINPUT")},
-    **{name: (lambda run, number: run._stack.append(run._memo[number])) for name in ("BINGET", "LONG_BINGET")},
+    **dict.fromkeys(("NONE", "NEWTRUE", "NEWFALSE"), _push(lambda _: _NOTHING)),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2"), _push(lambda _: _NOTHING)),
+    **dict.fromkeys(("LONG1", "BINFLOAT"), _push(lambda _: _NUMBER)),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINSTRING"), _push(lambda text: _Thing("text", len(text)))),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), DryRun._remember),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), DryRun._recall),
 }

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from cmae_mm.checkpoints.backbone_file import sha256_of
 from cmae_mm.checkpoints.download import Part, download
 from cmae_mm.checkpoints.hub import fetch_from_hub
+from cmae_mm.checkpoints.plain_json import parse_json
 from cmae_mm.checkpoints.progress_line import ProgressLine
 from cmae_mm.checkpoints.web import shown
 from cmae_mm.errors import UserError
@@ -148,7 +149,7 @@ def _is_whole(path: Path, wanted: str | None) -> bool:
     if not path.is_file():
         return False
     try:
-        noted = json.loads(_note(path).read_text())["sha256"]
+        noted = parse_json(_note(path).read_bytes())["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         noted = None
     found = sha256_of(path)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from cmae_mm.checkpoints.header_fields import fault_of
+from cmae_mm.checkpoints.plain_json import parse_json
 from cmae_mm.errors import UserError
 
 FORMAT_VERSION = 2  # 1 described plain ViTs only; its files are read as before
@@ -143,9 +144,10 @@ class BackboneHeader:
                 f"{where}: the header has {len(text)} characters, which none has; export the file again"
             )
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError):  # no JSON, a number of too many digits, or lists within lists
-            raise UserError(f"{where}: the header is not JSON; export the file again") from None
+            values = parse_json(text)
+        except ValueError as error:
+            reason = str(error)[:100]
+            raise UserError(f"{where}: the header is not JSON ({reason}); export the file again") from None
         if not isinstance(values, dict):
             raise UserError(f"{where}: the header is not a JSON object; export the file again")
         return cls.from_dict(values, where)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from cmae_mm.checkpoints.backbone_file import HEADER_KEY, save_backbone, sha256_of
 from cmae_mm.checkpoints.export import META_KEY
@@ -20,6 +19,7 @@ from cmae_mm.checkpoints.known import known_family
 from cmae_mm.checkpoints.recognise import closest_family, extract_family, recognise
 from cmae_mm.checkpoints.refusals import refusal
 from cmae_mm.checkpoints.safe_load import load_checkpoint
+from cmae_mm.checkpoints.safetensors_file import open_safetensors
 from cmae_mm.checkpoints.sidecar import Sidecar, read_sidecar
 from cmae_mm.checkpoints.sources import FAMILIES
 from cmae_mm.checkpoints.sources.layout import NORMALIZATIONS, Family
@@ -145,13 +145,10 @@ def _read(path: str | Path) -> dict[str, Any]:
         return loaded
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint file; check the path")
-    try:
-        with safe_open(str(path), framework="pt") as handle:
-            if HEADER_KEY in (handle.metadata() or {}):
-                raise UserError(f"{path}: is a backbone file already; use it as it is")
-            return {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); fetch it again") from None
+    with open_safetensors(path, "fetch it again") as handle:
+        if HEADER_KEY in (handle.metadata() or {}):
+            raise UserError(f"{path}: is a backbone file already; use it as it is")
+        return {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
 
 
 def _recognised(

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from cmae_mm.checkpoints.backbone_file import HEADER_KEY, check_tensors
 from cmae_mm.checkpoints.header import BackboneHeader
 from cmae_mm.checkpoints.model_report import describe_model, shortened, shown
 from cmae_mm.checkpoints.recognise import outline, recognise
 from cmae_mm.checkpoints.safe_load import load_checkpoint
+from cmae_mm.checkpoints.safetensors_file import open_safetensors
 from cmae_mm.checkpoints.tensor_health import Look
 from cmae_mm.errors import UserError
 
@@ -59,14 +59,9 @@ def _safetensors(path: str | Path) -> tuple[str, list[str]]:
             outlines.update(outline({key: tensor}))
             yield key, tensor
 
-    try:
-        with safe_open(str(path), framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            model, looks = describe_model("", read(handle))
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: not a readable safetensors file ({error}); it may be damaged or cut short"
-        ) from None
+    with open_safetensors(path, "it may be damaged or cut short") as handle:
+        metadata = handle.metadata() or {}
+        model, looks = describe_model("", read(handle))
     if HEADER_KEY in metadata:
         return "backbone file", [*_header(metadata[HEADER_KEY], looks), *model]
     return "safetensors file", [*_content(metadata), *_families(outlines), *model]

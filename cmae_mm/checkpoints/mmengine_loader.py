@@ -1,9 +1,9 @@
 """Let the libraries' own loaders read files safely too.
 
 `SuiteRunner` never uses them, but ``init_cfg=dict(type="Pretrained", ...)`` anywhere in a model does. The installed
-mmengine first tries ``weights_only=True`` and, where that fails, unpickles the file with code execution allowed: the very
-file that must not be read so. What it downloads it unpickles so at once. Its readers of ``.pkl`` and ``.yaml`` files
-execute what is in them as well.
+mmengine first tries ``weights_only=True`` and, where that fails, unpickles the file with code execution allowed: the
+very file that must not be read so. What it downloads it unpickles so at once. Its readers of ``.pkl`` and ``.yaml``
+files execute what is in them as well.
 """
 
 from __future__ import annotations

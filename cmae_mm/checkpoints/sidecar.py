@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmae_mm.checkpoints.plain_json import parse_json
 from cmae_mm.errors import UserError
+
+_MOST = 1 << 22  # bytes; with the names of 20,000 classes such a file has one million
 
 
 @dataclass
@@ -53,11 +55,13 @@ def read_sidecar(path: str | Path) -> Sidecar:
     timm = config.get("pretrained_cfg")
     for source, mean, std in ((timm, "mean", "std"), (processor, "image_mean", "image_std")):
         if isinstance(source, dict) and mean in source and std in source:
-            found.mean, found.std = _units(source[mean]), _units(source[std])
+            found.mean, found.std = (_units(source[name], folder) for name in (mean, std))
     return found
 
 
-def _units(values: list[float]) -> tuple[float, ...]:
+def _units(values: Any, folder: Path) -> tuple[float, ...]:
+    if not isinstance(values, list) or not all(type(v) in (int, float) and abs(v) < 1e6 for v in values):
+        raise UserError(f"{folder}: a mean or deviation in its JSON files is no list of numbers; repair it")
     return tuple(round(255 * float(v), 4) for v in values)
 
 
@@ -65,7 +69,9 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text())
+        if path.stat().st_size > _MOST:
+            raise ValueError(f"it has {path.stat().st_size} bytes")
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: is not readable JSON ({error}); repair or remove it") from None
     return content if isinstance(content, dict) else {}

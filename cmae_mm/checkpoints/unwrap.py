@@ -19,6 +19,8 @@ from cmae_mm.errors import UserError
 OUTER_KEYS = ("teacher", "model", "state_dict", "model_state", "module", "backbone")
 BRANCH_KEYS = ("teacher", "student", "model", "model_ema")
 WRAPPERS = ("module.", "_orig_mod.", "model.")
+MAX_KEYS = 20_000  # tensors of one model; the largest that can be imported has about a thousand
+MAX_KEY = 500  # characters
 
 
 @dataclass
@@ -65,6 +67,11 @@ def unwrap(loaded: Mapping[str, Any], branch: str | None = None, where: str = "c
         raise UserError(
             f"{where}: holds no dictionary of tensors under {', '.join(OUTER_KEYS)} or at the top, only "
             f"{', '.join(map(str, list(loaded)[:5])) or 'nothing'}; give a file with the weights of a model"
+        )
+    if len(state) > MAX_KEYS or max(map(len, state)) > MAX_KEY:
+        raise UserError(
+            f"{where}: refused, it holds {len(state)} tensors with names of up to {max(map(len, state))} characters, "
+            f"which no ViT has; give a file with the weights of one model"
         )
     state, wrappers = _strip_wrappers(state, where)
     return Unwrapped(state, outer, wrappers, branches if len(branches) > 1 else ())

@@ -98,7 +98,7 @@ def _load_coco(path: Path) -> dict[str, Any]:
         raise UserError(f"there is no annotation file {path}; check the data root")
     try:
         whole = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(
             f"the annotation file {path} is not JSON ({error}); copy or download it again"
         ) from error

@@ -115,7 +115,7 @@ def coco_sheet(
     path = Path(folder) / "annotations" / f"instances_{split}2017.json"
     try:
         whole = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read the annotations {path}; give the root of a COCO data set") from error
     order = {c["id"]: k for k, c in enumerate(whole["categories"])}
     tiles: list[Image] = []

@@ -287,7 +287,7 @@ def _existing(out: Path, seed: int, sizes: MiniSizes) -> dict[str, Any] | None:
     if not any(out.iterdir()):
         return None
     manifest: Any = None
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         manifest = json.loads((out / "manifest.json").read_text())
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise UserError(f"{out} is not empty and holds no mini data; give a new folder or an empty one")
@@ -372,7 +372,7 @@ def verify_mini(out: Path) -> bool:
     try:
         manifest = json.loads((out / "manifest.json").read_text())
         expected = manifest["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{out} holds no finished mini data; make it with `cmae-mm data mini --out DIR`"
         ) from error

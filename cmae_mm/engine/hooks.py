@@ -148,7 +148,7 @@ def _earlier_evaluations(folder: Path, iteration: int) -> list[dict[str, Any]]:
         return []
     try:
         return [e for e in json.loads((folder / EVALUATIONS_FILE).read_text()) if e["iter"] <= iteration]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return []
 
 

@@ -102,8 +102,8 @@ def check_resumable(checkpoint: Mapping[str, Any], where: str) -> None:
     options = [v for group in groups if isinstance(group, Mapping) for k, v in group.items() if k != "params"]
     faults += ["optimizer.param_groups"] * (not all(map(_is_plain, options)))
     states = checkpoint.get("param_schedulers", [])
-    states = sum(states.values(), []) if isinstance(states, Mapping) else states
-    keys = [key for state in states for key in state]
+    lists = states.values() if isinstance(states, Mapping) else [states]
+    keys = [key for some in lists for state in some for key in state]
     faults += ["param_schedulers"] * any(callable(getattr(_ParamScheduler, str(key), None)) for key in keys)
     if faults:
         raise UserError(

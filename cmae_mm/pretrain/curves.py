@@ -91,5 +91,5 @@ def _logged_lines(work_dir: Path) -> list[dict[str, float]]:
 def _parsed(text: str) -> dict[str, float]:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:  # a killed run may leave half a line
+    except (ValueError, RecursionError):  # a killed run may leave half a line
         return {}

@@ -21,7 +21,7 @@ def read_scalars(work_dir: Path) -> list[dict[str, float]]:
         for text in path.read_text(errors="replace").splitlines():
             try:
                 line = json.loads(text)
-            except json.JSONDecodeError:  # a killed run may leave half a line
+            except (ValueError, RecursionError):  # a killed run may leave half a line
                 continue
             if isinstance(line, dict):
                 lines.append(line)

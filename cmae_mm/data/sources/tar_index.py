@@ -145,11 +145,15 @@ def _load(place: Path, stamp: dict[str, Any]) -> TarIndex | None:
     """The index, if there is one and it was made from these files; a damaged one is made again."""
     try:
         with np.load(place, allow_pickle=False) as kept:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in kept.zip.infolist()):
+                return None  # none of ours: it may unpack to more than it is
             meta = json.loads(kept["meta"].tobytes())
             classes = tuple(meta.pop("classes"))
             if meta != stamp:
                 return None
             arrays = {key: kept[key] for key in ("tar", "offset", "size", "label")}
             return TarIndex(classes, **arrays, names=Names(kept["text"], kept["ends"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+        return None
+    except (MemoryError, RecursionError):  # sizes that are no sizes, lists within lists
         return None
