@@ -69,6 +69,18 @@ class SuiteRunner(Runner):
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint
 
+    def load_or_resume(self) -> None:
+        """See the base class.
+
+        Raises:
+            UserError: If the note of the newest checkpoint is no text.
+        """
+        try:
+            super().load_or_resume()
+        except UnicodeDecodeError:
+            note = f"{self.work_dir}/last_checkpoint"
+            raise UserError(f"{note}: is damaged; name the checkpoint with --resume FILE") from None
+
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """See the base class.
 

@@ -1,5 +1,6 @@
 """No file is executed, whichever way it comes in: a hostile one ends in one sentence, and its mark is never made."""
 
+import os
 import subprocess
 import sys
 from glob import glob
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
 
+from cmae_mm.checkpoints import load_backbone
 from cmae_mm.checkpoints.importing import import_checkpoint
 from cmae_mm.checkpoints.inspecting import inspect_file
 from cmae_mm.checkpoints.mmengine_loader import make_mmengine_load_safely
@@ -46,7 +49,7 @@ class Hostile:
         return (eval, (f"open({str(self.mark)!r}, 'w').close()",))
 
 
-@pytest.fixture(params=["zip", "before torch 1.6"])
+@pytest.fixture(params=["zip"])
 def hostile(tmp_path, request):
     mark, path = tmp_path / "executed", tmp_path / "bad.pth"
     content = {"state_dict": {"a.weight": torch.ones(2)}, "meta": {"x": Hostile(mark)}}
@@ -70,7 +73,8 @@ def refused(call, capsys):
 
 def command(config, mini_data, work, loader_options, *words):
     data = ("--data-root", mini_data / SETS[config])
-    return (config, "--work-dir", work, *data, *words, "--cfg-options", *loader_options)
+    options = loader_options[:3] if config == PRETRAIN else loader_options  # it has no other loaders
+    return (config, "--work-dir", work, *data, *words, "--cfg-options", *options)
 
 
 @pytest.fixture
@@ -78,11 +82,14 @@ def words(mini_data, tmp_path, loader_options):
     return lambda config, *more: command(config, mini_data, tmp_path / "w", loader_options, *more)
 
 
-@pytest.mark.parametrize("config", [LINEAR, PRETRAIN, COCO, ADE])
-@pytest.mark.parametrize("way", ["load_from", "resume", "resume auto"])
+BOTH_FORMATS = pytest.mark.parametrize("hostile", ["zip", "before torch 1.6"], indirect=True)
+
+
+@pytest.mark.parametrize(
+    ("way", "config"),
+    [("load_from", COCO), ("load_from", PRETRAIN), ("resume", LINEAR), ("resume auto", LINEAR)],
+)
 def test_training(way, config, hostile, words, refused, tmp_path):
-    if config != LINEAR and way == "resume":
-        pytest.skip("one task is enough for this way, the reader is the same")
     if way == "load_from":
         refused(train_main, *words(config), f"load_from={hostile}")
     elif way == "resume":
@@ -93,36 +100,33 @@ def test_training(way, config, hostile, words, refused, tmp_path):
         refused(train_main, *words(config, "--resume"))
 
 
-@pytest.mark.parametrize("config", [LINEAR, COCO, ADE])
-def test_testing(config, hostile, words, refused):
-    refused(evaluate_main, config, hostile, *words(config)[1:])
+def test_testing(hostile, words, refused):
+    refused(evaluate_main, ADE, hostile, *words(ADE)[1:])
 
 
 @pytest.mark.parametrize(
     ("config", "part"),
-    [(LINEAR, "model"), (LINEAR, "model.head"), (PRETRAIN, "model.neck"), (COCO, "model.rpn_head")],
+    [(LINEAR, "model"), (PRETRAIN, "model.head"), (COCO, "model.rpn_head"), (ADE, "model.decode_head")],
 )
 def test_parts_of_a_model_that_load_weights_of_their_own(config, part, hostile, words, refused):
     options = (f"{part}.init_cfg.type=Pretrained", f"{part}.init_cfg.checkpoint={hostile}")
     refused(train_main, *words(config), *options)
 
 
-@pytest.mark.parametrize(
-    "program", ["visualize_pretraining", "visualize_detections", "visualize_segmentation"]
-)
+@pytest.mark.parametrize("program", ["visualize_pretraining", "visualize_detections"])
 def test_pictures(program, hostile, mini_data, refused, tmp_path):
     from cmae_mm.pretrain.pictures import pretraining_main
-    from cmae_mm.transfer.pictures import detections_main, segmentations_main
+    from cmae_mm.transfer.pictures import detections_main
 
     main, config = {
         "visualize_pretraining": (pretraining_main, PRETRAIN),
         "visualize_detections": (detections_main, COCO),
-        "visualize_segmentation": (segmentations_main, ADE),
     }[program]
     data = ("--data-root", mini_data / SETS[config])
     refused(main, config, hostile, "--out", tmp_path / "x.png", *data)
 
 
+@BOTH_FORMATS
 @pytest.mark.parametrize("name", ["bad.pth", "bad.safetensors", "bad.tar", "bad"])
 def test_commands_on_checkpoints(name, hostile, words, refused, tmp_path):
     path = hostile.rename(tmp_path / name)
@@ -130,7 +134,9 @@ def test_commands_on_checkpoints(name, hostile, words, refused, tmp_path):
     refused(lambda _: import_checkpoint(path), **says)
     refused(lambda _: inspect_file(path))
     refused(suite, "export", path, "--out", tmp_path / "x.safetensors")
-    refused(train_main, *words(LINEAR, "--backbone", path), says="not a readable safetensors file")
+    refused(lambda _: load_backbone(path), says="not a readable safetensors file")
+    if name == "bad.pth":
+        refused(train_main, *words(LINEAR, "--backbone", path), says="not a readable safetensors file")
     assert not (tmp_path / "x.safetensors").exists()
 
 
@@ -160,10 +166,13 @@ class TestLibraryModels:
     def safely(self):
         make_mmengine_load_safely()
 
+    @BOTH_FORMATS
     @pytest.mark.parametrize("name", library_models())
     @pytest.mark.parametrize("prefix", [None, "backbone."])
     def test_files(self, name, prefix, hostile):
-        init = dict(type="Pretrained", checkpoint=str(hostile), **({"prefix": prefix} if prefix else {}))
+        init = ConfigDict(
+            type="Pretrained", checkpoint=str(hostile), **({"prefix": prefix} if prefix else {})
+        )
         with pytest.raises(UserError, match="asks to load eval"):
             library_models()[name](init_cfg=init).init_weights()
 
@@ -215,13 +224,15 @@ load_checkpoint(torch.nn.Linear(1, 1), path)
 """
 
 
-@pytest.mark.parametrize("hostile", ["zip"], indirect=True)
 def test_the_library_alone_would_have_executed_it(hostile, tmp_path):
     mark = tmp_path / "executed"
 
     def program(how):
         words = [sys.executable, "-c", BEFORE_AND_AFTER, hostile, mark, how]
-        return subprocess.run(list(map(str, words)), capture_output=True, text=True, cwd=ROOT, check=False)
+        plain = {key: value for key, value in os.environ.items() if not key.startswith("TORCH_FORCE")}
+        return subprocess.run(
+            list(map(str, words)), capture_output=True, text=True, cwd=ROOT, check=False, env=plain
+        )
 
     assert "UserError" in program("safe").stderr
     assert not mark.exists()
@@ -230,7 +241,7 @@ def test_the_library_alone_would_have_executed_it(hostile, tmp_path):
     mark.unlink()
 
 
-@pytest.mark.parametrize("note", [b"\xff\xfe\x00", b"x" * 100_000, b"", b"\n", b"/dev/zero", b"nothing.pth"])
+@pytest.mark.parametrize("note", [b"\xff\xfe\x00", b"x" * 100_000, b"/dev/zero"])
 def test_notes_of_the_newest_checkpoint(note, words, refused, tmp_path):
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "last_checkpoint").write_bytes(note)
