@@ -46,6 +46,8 @@ def table_kind(table: torch.Tensor | None) -> str:
     """
     if table is None:
         return "none"
+    if table.ndim != 3 or 0 in table.shape or not table.is_floating_point():
+        return "learned"
     rows, width = table.shape[1:]
     side = math.isqrt(rows)
     prefix = rows - side * side

@@ -39,8 +39,10 @@ def resize_pos_embed(
         (1, prefix + rows*columns, C), same dtype; the very same tensor if the grid stays.
 
     Raises:
-        ValueError: If the table does not have the rows of its source grid.
+        ValueError: If the table does not have the rows of its source grid, or is no such table.
     """
+    if pos.ndim != 3 or 0 in pos.shape or pos.shape[0] != 1:
+        raise ValueError(f"a table of the shape {tuple(pos.shape)} is none of positions")
     places = pos.shape[1] - prefix_tokens
     if source is None:
         source = (math.isqrt(max(places, 0)),) * 2
@@ -77,9 +79,11 @@ def resize_rel_pos_table(
         The table for ``window_to``, same dtype; the very same tensor if the window stays.
 
     Raises:
-        ValueError: If the table does not have the rows of its window.
+        ValueError: If the table does not have the rows of its window, or is no such table.
     """
     old, new = ((2 * w[0] - 1, 2 * w[1] - 1) for w in (window_from, window_to))
+    if table.ndim != 2 or 0 in table.shape:
+        raise ValueError(f"a table of the shape {tuple(table.shape)} is none of relative positions")
     if table.shape[0] != old[0] * old[1] + extra_rows:
         raise ValueError(
             f"{table.shape[0]} rows are not a table of {old[0]}x{old[1]} offsets and {extra_rows}"

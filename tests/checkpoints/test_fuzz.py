@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -54,6 +54,7 @@ def fuzz(strategy, examples, *seeds):
                 derandomize=True,
                 deadline=None,
                 database=None,
+                phases=(Phase.explicit, Phase.generate, Phase.shrink),  # explaining traces every line
                 suppress_health_check=list(HealthCheck),
             )(made)
 

@@ -106,7 +106,7 @@ def test_testing(hostile, words, refused):
 
 @pytest.mark.parametrize(
     ("config", "part"),
-    [(LINEAR, "model"), (PRETRAIN, "model.head"), (COCO, "model.rpn_head"), (ADE, "model.decode_head")],
+    [(LINEAR, "model"), (PRETRAIN, "model.pixel_decoder"), (COCO, "model.rpn_head"), (ADE, "model.decode_head")],
 )
 def test_parts_of_a_model_that_load_weights_of_their_own(config, part, hostile, words, refused):
     options = (f"{part}.init_cfg.type=Pretrained", f"{part}.init_cfg.checkpoint={hostile}")
@@ -143,7 +143,7 @@ def test_commands_on_checkpoints(name, hostile, words, refused, tmp_path):
 def library_models():
     from mmdet.models.backbones import ResNet, SwinTransformer
     from mmpretrain.models import BEiTViT, VisionTransformer
-    from mmseg.models.backbones import BEiT, MAE
+    from mmseg.models.backbones import MAE, BEiT
     from mmseg.models.backbones import VisionTransformer as SegmentationViT
 
     small = dict(embed_dims=48, num_layers=1, num_heads=3)
