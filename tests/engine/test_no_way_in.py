@@ -106,7 +106,12 @@ def test_testing(hostile, words, refused):
 
 @pytest.mark.parametrize(
     ("config", "part"),
-    [(LINEAR, "model"), (PRETRAIN, "model.pixel_decoder"), (COCO, "model.rpn_head"), (ADE, "model.decode_head")],
+    [
+        (LINEAR, "model"),
+        (PRETRAIN, "model.pixel_decoder"),
+        (COCO, "model.rpn_head"),
+        (ADE, "model.decode_head"),
+    ],
 )
 def test_parts_of_a_model_that_load_weights_of_their_own(config, part, hostile, words, refused):
     options = (f"{part}.init_cfg.type=Pretrained", f"{part}.init_cfg.checkpoint={hostile}")
