@@ -126,7 +126,7 @@ def check_resumable(checkpoint: Mapping[str, Any], where: str) -> None:
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
-        return all(isinstance(item, (bool, int, float)) for item in value)
+        return all(isinstance(item, (bool, int, float, str)) for item in value)
     return value is None or isinstance(value, (bool, int, float, str, torch.Tensor))
 
 
