@@ -46,9 +46,9 @@ def resize_pos_embed(
     places = pos.shape[1] - prefix_tokens
     if source is None:
         source = (math.isqrt(max(places, 0)),) * 2
-        if source[0] ** 2 != places:
+        if source[0] ** 2 != places or places == 0:
             raise ValueError(f"{places} positions are not a square grid")
-    if source[0] * source[1] != places:
+    if source[0] * source[1] != places or min(source) < 1:
         raise ValueError(f"{places} positions are not a grid of {source[0]}x{source[1]}")
     if tuple(source) == tuple(grid):
         return pos
