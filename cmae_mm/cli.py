@@ -64,7 +64,9 @@ def run(argv: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_data(commands)
+    _add_import(commands)
     _add_export(commands)
+    _add_inspect(commands)
     commands.add_parser("doctor", help="check this installation and machine").set_defaults(run=_doctor)
     args = parser.parse_args(argv)
     return int(args.run(args))
@@ -93,11 +95,50 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
     mini.set_defaults(run=_data_mini)
 
 
+def _add_import(commands: argparse._SubParsersAction) -> None:
+    words = commands.add_parser("import", help="turn any checkpoint into a backbone file")
+    words.add_argument(
+        "checkpoint", help="path, https://... or hf://org/name/file; of this suite or another project"
+    )
+    words.add_argument(
+        "--out", help="backbone file to write (default: named after CHECKPOINT, in this folder)"
+    )
+    words.add_argument(
+        "--source", default="auto", help="family of checkpoints, such as mae (default: %(default)s)"
+    )
+    words.add_argument("--channel-order", help="rgb or bgr: what the encoder was fed")
+    words.add_argument("--normalization", help="imagenet or half: how its images were normalised")
+    words.add_argument("--heads", type=int, help="attention heads, where nothing tells")
+    words.add_argument("--branch", help="which encoder, where a file has several, such as student")
+    words.add_argument("--sha256", help="SHA-256 that the checkpoint must have")
+    words.add_argument("--force", action="store_true", help="overwrite what is there")
+    words.set_defaults(run=_import)
+
+
 def _add_export(commands: argparse._SubParsersAction) -> None:
-    export = commands.add_parser("export", help="turn a pretraining checkpoint into a backbone file")
-    export.add_argument("checkpoint", help="epoch_N.pth of a pretraining run")
-    export.add_argument("--out", required=True, help="backbone file to write (.safetensors)")
+    export = commands.add_parser("export", help="write an encoder for another library")
+    export.add_argument("file", help="backbone file (or a checkpoint that `cmae-mm import` takes as it is)")
+    export.add_argument("--to", help="timm, mmpretrain, mmseg, mmdet or hf (transformers)")
+    export.add_argument("--out", help="file, for hf a folder (default: named after FILE, in this folder)")
+    export.add_argument(
+        "--model", default="MAE", help="for mmseg: MAE, BEiT or VisionTransformer (default: %(default)s)"
+    )
+    export.add_argument(
+        "--fold-input",
+        action="store_true",
+        help="rewrite the stem so that RGB images with ImageNet statistics can be fed",
+    )
+    export.add_argument("--force", action="store_true", help="overwrite what is there")
     export.set_defaults(run=_export)
+
+
+def _add_inspect(commands: argparse._SubParsersAction) -> None:
+    inspect = commands.add_parser(
+        "inspect", help="tell what is in a file of weights, and what is odd about it"
+    )
+    inspect.add_argument("file", help="backbone file or any checkpoint: path, https://... or hf://...")
+    inspect.add_argument("--json", action="store_true", help="print JSON with every tensor")
+    inspect.set_defaults(run=_inspect)
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -112,21 +153,22 @@ def _data_mini(args: argparse.Namespace) -> int:
     return make_with_progress(Path(args.out), args.seed, args.sheets)
 
 
-def _export(args: argparse.Namespace) -> int:
-    from cmae_mm.checkpoints.export import export_backbone, timm_difference
+def _import(args: argparse.Namespace) -> int:
+    from cmae_mm.checkpoints.commands import import_command
 
-    header = export_backbone(args.checkpoint, args.out)
-    print(
-        f"{args.out}: {header.method} ViT, width {header.width}, {header.depth} blocks, {header.heads} heads, patch "
-        f"{header.patch}, {header.image_size} px, {header.channel_order} input"
-    )
-    difference = timm_difference(args.checkpoint, args.out)
-    print(
-        f"timm's ViT on this file against mmpretrain's on the checkpoint: largest difference {difference:.2e}"
-    )
-    if difference > 1e-5:
-        raise UserError(f"{args.out}: features differ by {difference:.2e} > 1e-5; do not use this file")
-    return 0
+    return import_command(args)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from cmae_mm.checkpoints.commands import export_command
+
+    return export_command(args)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from cmae_mm.checkpoints.commands import inspect_command
+
+    return inspect_command(args)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -143,7 +143,7 @@ def _pretraining(recipe: Recipe, out: Path, seed: int) -> list[Stage]:
     data = ("data",) if recipe.data_command else ()
     train = _train(recipe, out, part, work, seed)
     makes = (work / "result.json", checkpoint)
-    export = _suite("export", checkpoint, "--out", backbone)
+    backbone_file = _suite("import", checkpoint, "--out", backbone, "--force")
     words = (
         ROOT / part.config,
         checkpoint,
@@ -156,9 +156,9 @@ def _pretraining(recipe: Recipe, out: Path, seed: int) -> list[Stage]:
     return [
         Stage(name, f"pretrain {part.method}", train, data, makes, work / "progress.json", part.seconds),
         Stage(
-            f"seed{seed}-export",
-            "export, compare with timm",
-            export,
+            f"seed{seed}-backbone",
+            "backbone file, compare with timm",
+            backbone_file,
             (name,),
             (backbone,),
             None,
@@ -176,7 +176,7 @@ def _transfer(recipe: Recipe, out: Path, seed: int, task: Task, init: str) -> St
     inputs: tuple[Path, ...] = ()
     if init == "pretrained":
         backbone = backbone_path(out, recipe, seed)
-        argv, needs, inputs = (*argv, "--backbone", str(backbone)), (f"seed{seed}-export",), (backbone,)
+        argv, needs, inputs = (*argv, "--backbone", str(backbone)), (f"seed{seed}-backbone",), (backbone,)
     side = recipe.pretrain.method if init == "pretrained" else "random init"
     name, makes = f"seed{seed}-{task.name}-{init}", (work / "result.json", work / "last.pth")
     progress = work / "progress.json"

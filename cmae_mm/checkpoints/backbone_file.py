@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from cmae_mm.checkpoints.header import BackboneHeader
 from cmae_mm.checkpoints.safetensors_file import open_safetensors
+from cmae_mm.checkpoints.staged import staged_shapes
 from cmae_mm.errors import UserError
 
 HEADER_KEY = "cmae_mm"
@@ -41,6 +42,8 @@ def expected_keys(header: BackboneHeader) -> set[str]:
     Returns:
         timm key names.
     """
+    if header.kind != "vit":
+        return set(staged_shapes(header))
     leaves = list(_BLOCK_KEYS)
     if header.layer_scale:
         leaves += ["ls1.gamma", "ls2.gamma"]
@@ -69,6 +72,8 @@ def expected_shape(key: str, header: BackboneHeader) -> tuple[int, ...]:
     Returns:
         The shape.
     """
+    if header.kind != "vit":
+        return staged_shapes(header)[key]
     width, leaf = header.width, key.split(".", 2)[-1] if key.startswith("blocks.") else key
     inner = header.hidden // 2 if header.mlp == "swiglu" else header.hidden
     rows = header.grid**2 + (header.class_token and header.position == "class_row")
@@ -135,9 +140,9 @@ def load_backbone(path: str | Path) -> tuple[dict[str, torch.Tensor], BackboneHe
     """
     if not Path(path).is_file():
         raise UserError(
-            f"{path}: no such backbone file; make one with `cmae-mm export CHECKPOINT --out FILE`"
+            f"{path}: no such backbone file; make one with `cmae-mm import CHECKPOINT --out FILE`"
         )
-    advice = "a training checkpoint (.pth) becomes one with `cmae-mm export CHECKPOINT --out FILE`"
+    advice = "a training checkpoint (.pth) becomes one with `cmae-mm import CHECKPOINT --out FILE`"
     with open_safetensors(path, advice) as handle:
         text = (handle.metadata() or {}).get(HEADER_KEY)
         if text is None:

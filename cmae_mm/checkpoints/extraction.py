@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from cmae_mm.checkpoints.geometry import Misfit, describe
+from cmae_mm.checkpoints.geometry import describe
 from cmae_mm.checkpoints.header import BackboneHeader
+from cmae_mm.checkpoints.misfit import Misfit
 from cmae_mm.checkpoints.position_tables import table_kind
 from cmae_mm.checkpoints.sources.layout import Layout, State
 
@@ -60,7 +61,7 @@ def extract(tensors: Mapping[str, torch.Tensor], layout: Layout) -> Extracted:
         raise Misfit("a tensor has another shape")
     state, dropped = _take(tensors, layout, prefix)
     transforms = [said for step in layout.steps if (said := step(state))]
-    architecture = describe(state)
+    architecture = describe(state, layout.kind)
     for name, allowed in layout.architecture.items():
         if not _is(getattr(architecture, name), allowed):
             raise Misfit(f"{name} is {getattr(architecture, name)}, not {allowed}", 1)

@@ -1,4 +1,4 @@
-"""Read the architecture of a ViT from its tensors under timm names, and hold every shape against it."""
+"""Read the architecture from tensors under canonical names, and hold every shape against it."""
 
 from __future__ import annotations
 
@@ -9,29 +9,20 @@ import torch
 
 from cmae_mm.checkpoints.backbone_file import depth_of, expected_keys, expected_shape
 from cmae_mm.checkpoints.header import BackboneHeader
+from cmae_mm.checkpoints.misfit import Misfit
+from cmae_mm.checkpoints.staged.hybrid import read_hybrid
+from cmae_mm.checkpoints.staged.swin import read_swin
 
 _TABLE = "blocks.0.attn.relative_position_bias_table"
-_UNRELATED = 10_000  # keys that differ, where nothing was compared
 Shape = tuple[int, ...]
 
 
-class Misfit(Exception):
-    """Why tensors are not the encoder of a layout, as a clause; internal, users see a `UserError`.
-
-    Attributes:
-        distance: Number of keys that speak against it.
-    """
-
-    def __init__(self, reason: str, distance: int = _UNRELATED) -> None:
-        super().__init__(reason)
-        self.distance = distance
-
-
-def describe(state: Mapping[str, torch.Tensor]) -> BackboneHeader:
+def describe(state: Mapping[str, torch.Tensor], kind: str = "vit") -> BackboneHeader:
     """Read the architecture and check that keys and shapes are exactly those of such an encoder.
 
     Args:
-        state: Tensors under timm names; only their shapes are looked at.
+        state: Tensors under the names of a backbone file; only their shapes are looked at.
+        kind: ``"vit"``, ``"swin"`` or ``"hybrid"``.
 
     Returns:
         A header with the architecture alone; ``heads`` is 0 unless tables of relative positions show it.
@@ -40,7 +31,7 @@ def describe(state: Mapping[str, torch.Tensor]) -> BackboneHeader:
         Misfit: If a tensor is missing, unexpected, or has another shape.
     """
     shapes = {key: tuple(value.shape) for key, value in state.items()}
-    header = _read(shapes)
+    header = {"vit": _read, "swin": read_swin, "hybrid": read_hybrid}[kind](shapes)
     expected = expected_keys(header)
     missing, unexpected = sorted(expected - set(shapes)), sorted(set(shapes) - expected)
     if missing or unexpected:

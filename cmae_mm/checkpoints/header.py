@@ -11,7 +11,7 @@ from cmae_mm.checkpoints.header_fields import fault_of
 from cmae_mm.checkpoints.plain_json import parse_json
 from cmae_mm.errors import UserError
 
-FORMAT_VERSION = 2  # 1 described plain ViTs only; its files are read as before
+FORMAT_VERSION = 3  # 1 described plain ViTs only, 2 no encoders with stages; their files are read as before
 MAX_JSON = 1 << 20  # characters; headers have about a thousand
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -23,13 +23,13 @@ class BackboneHeader:
 
     Attributes:
         method: Pretraining method, for example ``"cmae"``.
-        width: Token width in channels.
-        depth: Number of transformer blocks.
+        width: Token width in channels (of the last stage, as all sizes here where there are stages).
+        depth: Number of blocks, of all stages.
         heads: Number of attention heads; invisible in the tensors' shapes.
         hidden: Width of the MLP in channels: what ``mlp.fc1`` gives out (both halves of a SwiGLU).
-        patch: Side of a patch in pixels.
+        patch: Side in pixels of what one token covers at the end: a patch, or the product of all strides.
         image_size: Side of the (square) pretraining image in pixels.
-        ln_eps: Epsilon of every layer norm.
+        ln_eps: Epsilon of every layer norm (in a hybrid, of those behind the convolutions, which have 1e-5).
         class_token: Whether the encoder has a class token.
         position: ``"class_row"``: ``pos_embed`` has a row for the class token where there is one; ``"patches"``: rows
             for patches only; ``"none"``: there is no ``pos_embed``.
@@ -51,6 +51,13 @@ class BackboneHeader:
         branch: Which of several encoders in that file this is, for example ``"teacher"``.
         dropped: Keys of that file that were left out, shortened to patterns.
         transforms: What was done to tensors beside renaming, in words.
+        kind: ``"vit"``; with stages ``"swin"`` (see `staged.swin`) or ``"hybrid"`` (see `staged.hybrid`).
+        stage_widths: Channels of each stage; this and the next are empty for a ViT.
+        stage_depths: Blocks of each stage.
+        stage_heads: Attention heads of each stage; 0 where it has convolutions.
+        stage_hidden: Width of the MLPs of each stage in channels.
+        stage_strides: Factor by which each stage is coarser than what it gets.
+        stage_windows: Side of the attention windows of each stage; empty where attention is global.
         format_version: Version of this header.
     """
 
@@ -81,11 +88,18 @@ class BackboneHeader:
     branch: str = ""
     dropped: tuple[str, ...] = ()
     transforms: tuple[str, ...] = ()
+    kind: str = "vit"
+    stage_widths: tuple[int, ...] = ()
+    stage_depths: tuple[int, ...] = ()
+    stage_heads: tuple[int, ...] = ()
+    stage_hidden: tuple[int, ...] = ()
+    stage_strides: tuple[int, ...] = ()
+    stage_windows: tuple[int, ...] = ()
     format_version: int = FORMAT_VERSION
 
     @property
     def grid(self) -> int:
-        """Patches along one side of the pretraining image."""
+        """Tokens along one side of the pretraining image."""
         return self.image_size // self.patch
 
     def check(self, where: str) -> None:

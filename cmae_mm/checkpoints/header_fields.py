@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cmae_mm.checkpoints.stage_rules import STAGED, stage_fault
+
 MAX_TEXT = 1000  # characters of one text
 MAX_TEXTS = 1000  # texts in one field
+MAX_STAGES = 8
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,15 @@ def _channels(least: float, words: str) -> FieldRule:
     return FieldRule(
         lambda v: type(v) is tuple and len(v) == 3 and all(_is_number(x) and x > least for x in v),
         f"three numbers{words}, one for each channel",
+    )
+
+
+def _sizes(low: int, high: int) -> FieldRule:
+    return FieldRule(
+        lambda v: (
+            type(v) is tuple and len(v) <= MAX_STAGES and all(type(x) is int and low <= x <= high for x in v)
+        ),
+        f"at most {MAX_STAGES} whole numbers from {low} to {high}, one for each stage",
     )
 
 
@@ -85,6 +97,13 @@ RULES: Mapping[str, FieldRule] = {
     "branch": _TEXT,
     "dropped": _TEXTS,
     "transforms": _TEXTS,
+    "kind": _choice("vit", *STAGED),
+    "stage_widths": _sizes(1, 65536),
+    "stage_depths": _sizes(1, 1000),
+    "stage_heads": _sizes(0, 65536),
+    "stage_hidden": _sizes(1, 2**20),
+    "stage_strides": _sizes(1, 1024),
+    "stage_windows": _sizes(1, 1024),
     "format_version": _whole(1, 2**31),
 }
 
@@ -107,7 +126,7 @@ def fault_of(values: Mapping[str, Any]) -> str:
         return f"a SwiGLU has two halves, which a hidden width of {values['hidden']} cannot"
     if values["patch"] > values["image_size"]:
         return f"a patch of {values['patch']} pixels does not fit an image of {values['image_size']}"
-    return ""
+    return stage_fault(values)
 
 
 def _shown(value: Any) -> str:

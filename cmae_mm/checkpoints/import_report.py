@@ -19,6 +19,7 @@ class ImportReport:
         path: The checkpoint.
         layout: Layout of the family that fitted.
         header: Header of the encoder; it tells family, branch, what was left out and what was changed.
+        reason: Why the family was recognised.
         parameters: Number of values in its tensors.
         notes: What was assumed, or is worth knowing.
     """
@@ -26,21 +27,47 @@ class ImportReport:
     path: str
     layout: str
     header: BackboneHeader
-    parameters: int
+    reason: str = ""
+    parameters: int = 0
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         header = self.header
         branch = f", {header.branch}" if header.branch else ""
         lines = [
-            f"{self.path}: {header.family} ({self.layout}{branch}), {header.depth} blocks of width {header.width} with "
-            f"{header.heads} heads, patch {header.patch}, {header.image_size} px, "
+            f"{self.path}: {header.family or header.method} ({self.layout}{branch}), {architecture_words(header)}, "
             f"{self.parameters / 1e6:.1f} M parameters"
         ]
+        if self.reason:
+            lines.append(f"recognised: {self.reason}")
         if header.dropped:
             lines.append(f"left out: {', '.join(header.dropped)}")
         lines += [f"changed: {said}" for said in header.transforms]
+        lines.append(f"fed with: {input_words(header)}")
+        if header.licence:
+            lines.append(f"licence: {header.licence}")
         return "\n".join(lines + [f"note: {said}" for said in self.notes])
+
+
+def architecture_words(header: BackboneHeader) -> str:
+    """Returns: The sizes of an encoder in words."""
+    size = f"patch {header.patch}, {header.image_size} px"
+    if header.kind == "vit":
+        return f"{header.depth} blocks of width {header.width} with {header.heads} heads, {size}"
+    stages = ", ".join(
+        f"{depth} of width {width}" + (f" with {heads} heads" if heads else " (convolutional)")
+        for depth, width, heads in zip(
+            header.stage_depths, header.stage_widths, header.stage_heads, strict=True
+        )
+    )
+    windows = f", windows of {'/'.join(map(str, header.stage_windows))}" if header.stage_windows else ""
+    return f"{header.kind} encoder, blocks by stage: {stages}{windows}; {size}"
+
+
+def input_words(header: BackboneHeader) -> str:
+    """Returns: What the encoder was fed with, in words."""
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (header.mean, header.std))
+    return f"{header.channel_order.upper()} images, mean {mean}, standard deviation {std} (of 255)"
 
 
 def notes_on(

@@ -25,17 +25,18 @@ def fold_input(state: dict[str, torch.Tensor], header: BackboneHeader) -> dict[s
         header: Says what the encoder was fed.
 
     Returns:
-        The same dict with another ``patch_embed.proj``, or the very same dict if nothing changes.
+        The same dict with another first convolution, or the very same dict if nothing changes.
     """
     mean, std = torch.tensor(header.mean), torch.tensor(header.std)
     colour = [2, 1, 0] if header.channel_order == "bgr" else [0, 1, 2]
     new_mean, new_std = torch.tensor(IMAGENET_MEAN)[colour], torch.tensor(IMAGENET_STD)[colour]
+    stem = "patch_embed1.proj" if header.kind == "hybrid" else "patch_embed.proj"
     if header.channel_order == "rgb" and torch.equal(mean, new_mean) and torch.equal(std, new_std):
         return state
-    weight = state["patch_embed.proj.weight"].double()
+    weight = state[f"{stem}.weight"].double()
     scaled = weight * (new_std / std).double().view(1, 3, 1, 1)
     shift = (weight.sum((2, 3)) * ((new_mean - mean) / std).double()).sum(1)
     folded = torch.empty_like(scaled)
     folded[:, colour] = scaled
-    bias = state["patch_embed.proj.bias"].double() + shift
-    return {**state, "patch_embed.proj.weight": folded.float(), "patch_embed.proj.bias": bias.float()}
+    bias = state[f"{stem}.bias"].double() + shift
+    return {**state, f"{stem}.weight": folded.float(), f"{stem}.bias": bias.float()}

@@ -52,6 +52,11 @@ def load_into(
         UserError: If the architectures differ, or below 100 % of the encoder's keys beside the optional ones.
     """
     state, header = load_backbone(path)
+    if header.kind != "vit":
+        raise UserError(
+            f"{path}: holds a {header.kind} encoder, which this model cannot read; `cmae-mm export {path} --to "
+            f"LIBRARY` writes it for a library's own model of that kind"
+        )
     names = {(rename(k) if rename else k): k for k in module.state_dict()}
     values = module.state_dict(keep_vars=True)
     own = {k: values[name] for k, name in names.items() if not k.endswith(INDEX)}

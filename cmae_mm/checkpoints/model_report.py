@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,7 +48,58 @@ def shortened(lines: Sequence[str], indent: str = "  ") -> list[str]:
     return [*lines[:MOST], *more]
 
 
-def describe_model(name: str, pairs: Iterable[tuple[str, torch.Tensor]]) -> tuple[list[str], list[Look]]:
+@dataclass
+class ModelReport:
+    """The tensors of one model, measured.
+
+    Attributes:
+        name: Where in the file it is; empty at the top.
+        looks: Its tensors.
+        positions: Position tables, and what each of them is.
+        blocks: Norm of the weights of each block, by its name.
+        warnings: What is odd.
+        lines: The blocks in words.
+    """
+
+    name: str
+    looks: list[Look] = field(default_factory=list)
+    positions: dict[str, str] = field(default_factory=dict)
+    blocks: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def text(self) -> list[str]:
+        """Returns: Lines, the first of which is a title, warnings with a leading ``!``."""
+        positions = [f"  positions {key}: {kind}" for key, kind in self.positions.items()]
+        alone = [
+            f"  {look.name} {_shape(look.shape)}, norm {look.norm:.4g}"
+            for look in self.looks
+            if not _BLOCK.match(look.name)
+        ]
+        warnings = [f"! {sentence}" for sentence in self.warnings]
+        return [_title(self.name, self.looks), *positions, *shortened(alone), *self.lines, *warnings]
+
+    def plain(self) -> dict[str, Any]:
+        """Returns: What `text` says, and every tensor, as JSON has it."""
+        return {
+            "name": shown(self.name),
+            "parameters": _parameters(self.looks),
+            "positions": self.positions,
+            "block_norms": self.blocks,
+            "warnings": self.warnings,
+            "tensors": {
+                look.name: {
+                    "shape": look.shape,
+                    "dtype": look.dtype,
+                    "norm": look.norm,
+                    "not_finite": look.bad,
+                }
+                for look in self.looks
+            },
+        }
+
+
+def describe_model(name: str, pairs: Iterable[tuple[str, torch.Tensor]]) -> ModelReport:
     """Describe the tensors of one model, each looked at once.
 
     Args:
@@ -55,23 +107,21 @@ def describe_model(name: str, pairs: Iterable[tuple[str, torch.Tensor]]) -> tupl
         pairs: Keys and tensors.
 
     Returns:
-        Lines, the first of which is a title, warnings with a leading ``!``; and what was measured.
+        What was measured, and what is odd about it.
     """
-    looks, positions = [], []
+    report = ModelReport(name)
     for key, tensor in pairs:
-        looks.append(look_at(shown(key), tensor))
+        report.looks.append(look_at(shown(key), tensor))
         if _TABLE.search(key) and tensor.ndim == 3 and tensor.is_floating_point():
-            positions.append(f"  positions {shown(key)}: {_KINDS.get(table_kind(tensor), 'none')}")
+            report.positions[shown(key)] = _KINDS.get(table_kind(tensor), "none")
     blocks: dict[str, Members] = {}
-    alone = []
-    for look in looks:
+    for look in report.looks:
         if match := _BLOCK.match(look.name):
             blocks.setdefault(match[1], []).append((match[2], look))
-        else:
-            alone.append(f"  {look.name} {_shape(look.shape)}, norm {look.norm:.4g}")
-    described, odd = _describe_blocks(blocks)
-    warnings = [f"! {sentence}" for sentence in (*oddities(looks), *odd)]
-    return [_title(name, looks), *positions, *shortened(alone), *described, *warnings], looks
+    report.blocks = {n: math.hypot(*(look.norm for _, look in m if look.real)) for n, m in blocks.items()}
+    report.lines, odd = _describe_blocks(blocks, report.blocks)
+    report.warnings = [*oddities(report.looks), *odd]
+    return report
 
 
 def _title(name: str, looks: Sequence[Look]) -> str:
@@ -82,7 +132,9 @@ def _title(name: str, looks: Sequence[Look]) -> str:
     )
 
 
-def _describe_blocks(blocks: Mapping[str, Members]) -> tuple[list[str], list[str]]:
+def _describe_blocks(
+    blocks: Mapping[str, Members], found: Mapping[str, float]
+) -> tuple[list[str], list[str]]:
     """Describe blocks, those with the same stem and shapes once.
 
     Returns:
@@ -95,7 +147,7 @@ def _describe_blocks(blocks: Mapping[str, Members]) -> tuple[list[str], list[str
     lines, odd = [], []
     for (_, shapes), names in sorted(alike.items(), key=lambda item: item[0][0]):
         names.sort(key=lambda n: int(n.rpartition(".")[2]))
-        norms = {n: math.hypot(*(look.norm for _, look in blocks[n] if look.real)) for n in names}
+        norms = {n: found[n] for n in names}
         numbers = ", ".join(n.rpartition(".")[2] for n in names)
         if len(names) > 2:
             numbers = f"{numbers.split(', ')[0]} to {numbers.split(', ')[-1]}, {len(names)} blocks"

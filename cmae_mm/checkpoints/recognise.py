@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cmae_mm.checkpoints.extraction import Extracted, claimed, extract
-from cmae_mm.checkpoints.geometry import Misfit
+from cmae_mm.checkpoints.misfit import Misfit
 from cmae_mm.checkpoints.refusals import refusal
 from cmae_mm.checkpoints.sources import FAMILIES
 from cmae_mm.checkpoints.sources.layout import Family, Layout

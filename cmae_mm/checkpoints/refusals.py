@@ -37,8 +37,8 @@ _KEYS = (
         "an encoder with a convolutional stem (as the vit_conv models of MoCo v3, or a hybrid) is no plain ViT",
     ),
     (
-        r"downsample\.reduction\.|(^|\.)layers\.\d+\.blocks\.\d+\.|(^|\.)stages\.\d+\.blocks\.\d+\.attn\.w_msa\.",
-        "Swin transformers (as of SimMIM) have windows and stages, which the header of a backbone file cannot describe",
+        r"\.cpb_mlp\.|\.attn\.(w_msa\.)?logit_scale$",
+        "the second version of Swin compares by cosine and computes its relative positions, which is not supported",
     ),
     (
         r"\.attn\.rel_pos_[hw]$|(^|\.)neck\.\d+\.|image_encoder\.",
@@ -54,10 +54,6 @@ _KEYS = (
         "encoders in the style of CLIP have a norm before the blocks, which backbone files cannot describe",
     ),
     (
-        r"blocks3\.\d+\.|patch_embed[1-4]\.",
-        "ConvMAE is a hybrid; `docs/hybrid.md` says how its weights are used",
-    ),
-    (
         r"pos_embed_(spatial|temporal|class)",
         "MViT and video models have separate positions in space and time",
     ),
@@ -65,7 +61,7 @@ _KEYS = (
         r"dist_token|distillation_token",
         "a distilled DeiT has a second class token, which the header cannot describe",
     ),
-    (r"(^|\.)layer[1-4]\.\d+\.conv1\.|(^|\.)conv1\.weight$", "a ResNet is no ViT"),
+    (r"(^|\.)layer[1-4]\.\d+\.conv1\.|(^|(?<!\d)\.)conv1\.weight$", "a ResNet is no ViT"),
     (r"dwconv\.", "ConvNeXt and other convolutional networks are no plain ViTs"),
 )
 
@@ -87,6 +83,8 @@ def refusal(tensors: Mapping[str, torch.Tensor], outer: Collection[str] = ()) ->
     for pattern, reason in _KEYS:
         if any(re.search(pattern, key) for key in tensors):
             return reason
+    if any(key.endswith("patch_embed4.weight") for key in tensors) and "cls_token" in tensors:
+        return "ConvMAE version 2 has a class token, which the hybrid encoder here has not"
     return _by_shape(tensors)
 
 

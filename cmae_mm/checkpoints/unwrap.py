@@ -4,11 +4,14 @@ Outer keys, the first that holds tensors counts: ``teacher``, ``model``, ``state
 ``backbone``. They are never merged. Then prefixes that wrappers leave are removed, at the start of keys only, and only
 where most keys have them: ``module.``, ``_orig_mod.``, ``model.``. Names inside, such as
 ``momentum_encoder.module.0.``, stay.
+
+A safetensors file has no dictionaries inside, so programs that record more than a model write outer keys in front of
+names: ``state.`` or ``state_dict.``. Then everything beside is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +21,7 @@ from cmae_mm.errors import UserError
 
 OUTER_KEYS = ("teacher", "model", "state_dict", "model_state", "module", "backbone")
 BRANCH_KEYS = ("teacher", "student", "model", "model_ema")
+FLAT_KEYS = ("state_dict", "state")
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 MAX_KEYS = 20_000  # tensors of one model; the largest that can be imported has about a thousand
 MAX_KEY = 500  # characters
@@ -32,12 +36,14 @@ class Unwrapped:
         outer: Outer key they were under; empty if there was none.
         wrappers: Prefixes that were removed from all keys, joined.
         branches: Outer keys of the file that hold tensors and can be asked for as a branch.
+        beside: Patterns of tensors that were left out because they lie beside the model.
     """
 
     state: dict[str, torch.Tensor]
     outer: str = ""
     wrappers: str = ""
     branches: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 def unwrap(loaded: Mapping[str, Any], branch: str | None = None, where: str = "checkpoint") -> Unwrapped:
@@ -73,8 +79,17 @@ def unwrap(loaded: Mapping[str, Any], branch: str | None = None, where: str = "c
             f"{where}: refused, it holds {len(state)} tensors with names of up to {max(map(len, state))} characters, "
             f"which no ViT has; give a file with the weights of one model"
         )
+    beside: tuple[str, ...] = ()
+    if not outer and (flat := next((k for k in FLAT_KEYS if any(n.startswith(k + ".") for n in state)), "")):
+        beside = _groups(name for name in state if not name.startswith(flat + "."))
+        outer, state = flat, {k[len(flat) + 1 :]: v for k, v in state.items() if k.startswith(flat + ".")}
     state, wrappers = _strip_wrappers(state, where)
-    return Unwrapped(state, outer, wrappers, branches if len(branches) > 1 else ())
+    return Unwrapped(state, outer, wrappers, branches if len(branches) > 1 else (), beside)
+
+
+def _groups(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns: Names up to their first dot, each once."""
+    return tuple(dict.fromkeys(f"{name.partition('.')[0]}.*" if "." in name else name for name in names))
 
 
 def _tensors(value: Any) -> dict[str, torch.Tensor]:

@@ -104,24 +104,29 @@ def set_data_root(cfg: Config, root: str | Path) -> None:
     walk(cfg._cfg_dict)
 
 
-def set_backbone(cfg: Config, file: str | Path) -> None:
-    """Let the model start from a backbone file.
+def set_backbone(cfg: Config, reference: str | Path) -> None:
+    """Let the model start from a backbone file, or from a checkpoint that is imported into the work dir first.
 
     Args:
         cfg: Config of a transfer task; changed in place.
-        file: Backbone file.
+        reference: Path, address or file of the hub, see `checkpoints.fetch`.
 
     Raises:
-        UserError: If the file is missing or the config's backbone cannot read one.
+        UserError: If there is no such file, something has to be said to import it, or the config's backbone cannot
+            read one.
     """
     from cmae_mm.checkpoints import load_backbone
+    from cmae_mm.checkpoints.acquire import backbone_from
 
-    load_backbone(file)  # a wrong file is found before anything is built
     backbone = cfg.get("model", {}).get("backbone", {})
     if "backbone_file" not in backbone:
         raise UserError(
-            f"--backbone {file}: the backbone of {cfg.filename} reads no backbone file; use a transfer config"
+            f"--backbone {reference}: the backbone of {cfg.filename} reads no backbone file; use a transfer config"
         )
+    file, report = backbone_from(str(reference), cfg.get("work_dir") or ".")
+    if report:
+        print(f"{report}\nimported: {file}")
+    load_backbone(file)  # a wrong file is found before anything is built
     backbone["backbone_file"] = str(file)
 
 

@@ -46,7 +46,10 @@ def train_main(argv: Sequence[str] | None = None) -> int:
         UserError: For a user's mistake.
     """
     parser = _parser("Train a config of this suite, of mmpretrain, mmdet or mmsegmentation.")
-    parser.add_argument("--backbone", help="backbone file (.safetensors) to start from")
+    parser.add_argument(
+        "--backbone",
+        help="backbone file to start from; also an address, hf://org/name/file, or a checkpoint `cmae-mm import` takes",
+    )
     parser.add_argument(
         "--resume",
         nargs="?",

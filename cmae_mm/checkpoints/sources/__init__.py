@@ -4,6 +4,7 @@ from cmae_mm.checkpoints.sources import (
     beit,
     cae,
     cmae,
+    convmae,
     data2vec,
     dino,
     dinov2,
@@ -14,6 +15,7 @@ from cmae_mm.checkpoints.sources import (
     mmpretrain,
     mocov3,
     simmim,
+    swin,
     timm,
 )
 from cmae_mm.checkpoints.sources.layout import Family
@@ -33,9 +35,11 @@ FAMILIES: dict[str, Family] = {
         simmim.FAMILY,
         maskfeat.FAMILY,
         dinov2.FAMILY,
+        convmae.FAMILY,
         *mmpretrain.FAMILIES,
         timm.VIT,
         timm.BEIT,
+        *swin.FAMILIES,
         *huggingface.FAMILIES,
     )
 }

@@ -1,6 +1,17 @@
 """Checkpoints of ConvMAE (github Alpha-VL/ConvMAE): names of the hybrid encoder.
 
-Renamed, so that stage 3 and the final norm are called as in mmpretrain:
+In a backbone file (`FAMILY`) names stay as they are. Left out:
+
+==================  ===============================================  ============================================
+layout              keys                                             why
+==================  ===============================================  ============================================
+pretrained          mask_token, decoder_*, stage1_output_decode.*,   decoder and multi-scale sum serve pretraining
+                    stage2_output_decode.*                           only
+                    norm.*                                           was trained on that sum, which no transfer has
+fine-tuned          head.*, norm.*                                   a classifier; its fc_norm is kept
+==================  ===============================================  ============================================
+
+In the model of this suite (`hybrid_name`): renamed, so that stage 3 and the final norm are called as in mmpretrain:
 
 =============================  ================================  =====================================
 from                           to                                why
@@ -23,10 +34,43 @@ The released files of version 2 hold a class token. That is another architecture
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
+from cmae_mm.checkpoints.sources.layout import Family, Layout
+from cmae_mm.checkpoints.sources.openmmlab import timm_name
 from cmae_mm.errors import UserError
+
+FUSION = (
+    "stage1_output_decode.*",
+    "stage2_output_decode.*",
+    "norm.*",
+)  # multi-scale sum, and the norm behind it
+_PRETRAINING = ("mask_token", "decoder_*", *FUSION)
+_HYBRID: Any = dict(
+    kind="hybrid",
+    stem="patch_embed1.proj.weight",
+    tables=("sincos_col",),
+    pooling="avg",
+    lacks=("cls_token",),
+)
+FAMILY = Family(
+    name="convmae",
+    method="convmae",
+    licence="MIT (Alpha-VL/ConvMAE)",
+    heads={(768, 15): 12},
+    layouts=(
+        Layout("pretrained", drop=_PRETRAINING, architecture={"final_norm": "none"}, **_HYBRID),
+        Layout(
+            "fine-tuned",
+            drop=("head.*", "norm.*"),
+            architecture={"final_norm": "fc_norm"},
+            **{**_HYBRID, "tables": ()},
+        ),
+    ),
+)
 
 _RULES = (
     (re.compile(r"^blocks3\.(\d+)\.norm([12])\."), r"layers.\1.ln\2."),
@@ -62,6 +106,35 @@ def hybrid_name(key: str) -> str | None:
         if hits:
             return renamed
     raise UserError(f"The key {key!r} is not known of ConvMAE; use a checkpoint of the original repository.")
+
+
+def canonical_name(key: str) -> str | None:
+    """Turn a key of `CMAEHybridViT` into that of a backbone file, which is ConvMAE's.
+
+    Args:
+        key: Our key, for example ``layers.0.ln1.weight``.
+
+    Returns:
+        The inverse of `hybrid_name`; None for the projections of the multi-scale sum.
+    """
+    if key.startswith(("stage1_output_decode.", "stage2_output_decode.")):
+        return None
+    name = timm_name(key)
+    return "blocks3." + name.removeprefix("blocks.") if name.startswith("blocks.") else name
+
+
+def canonical_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of `CMAEHybridViT` for a backbone file.
+
+    Where there is a multi-scale sum, the final norm was trained on it; both are left out.
+    """
+    named = {name: value for key, value in state.items() if (name := canonical_name(key)) is not None}
+    return {k: v for k, v in named.items() if not (fuses(state) and k.startswith("norm."))}
+
+
+def fuses(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether tensors of `CMAEHybridViT` are those of an encoder with the multi-scale sum."""
+    return any(canonical_name(key) is None for key in state)
 
 
 def encoder_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

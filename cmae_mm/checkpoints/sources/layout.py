@@ -63,6 +63,7 @@ class Layout:
         needs: Patterns that must match a key of the file.
         lacks: Patterns that must match no key of the file.
         test: Another condition on the file's tensors.
+        kind: Kind of encoder, as in the header.
         architecture: Fields of the header that the encoder must have; a tuple lists several values.
         elsewhere: Encoders, as fields of the header, that fit but that another family recognises.
         tables: Kinds of position tables that fit (``"learned"``, ``"sincos_col"``, ``"sincos_row"``); empty if any.
@@ -85,6 +86,7 @@ class Layout:
     needs: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     test: Callable[[Mapping[str, torch.Tensor]], bool] | None = None
+    kind: str = "vit"
     architecture: Mapping[str, Any] = field(default_factory=lambda: PLAIN)
     elsewhere: tuple[Mapping[str, Any], ...] = ()
     tables: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ DINOv2      head.*                                              a classifier; re
 ViT         head.*                                              a classifier
 ==========  ==================================================  =============================================
 
-mmpretrain has SimMIM with a Swin transformer only; that is recognised and refused.
+mmpretrain has SimMIM with a Swin transformer only, see `swin`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ stripped    mask_token, relative_position_index                     the encoder 
 fine-tuned  head.*, relative_position_index                         as BEiT's
 ==========  ======================================================  ========================================
 
-SimMIM with a Swin transformer is recognised and refused.
+SimMIM with a Swin transformer is another family, see `swin`.
 """
 
 from __future__ import annotations

@@ -72,6 +72,32 @@ def fold_class_position(state: State) -> str:
     return "the position of the class token was added to the class token"
 
 
+def downsample_in_front(state: State) -> str:
+    """Count the joining of places (Swin) to the stage behind it, as timm does; nothing else changes."""
+    stages = sorted({int(m[1]) for k in state if (m := re.match(r"layers\.(\d+)\.downsample\.", k))})
+    if not stages or stages[0] > 0:
+        return ""
+    for stage in reversed(stages):
+        old, new = f"layers.{stage}.downsample.", f"layers.{stage + 1}.downsample."
+        for key in [k for k in state if k.startswith(old)]:
+            state[new + key.removeprefix(old)] = state.pop(key)
+    return ""
+
+
+def sort_joined_places(state: State) -> str:
+    """Sort what Swin joins in 2 x 2 places from mmpretrain's order to the original's.
+
+    mmpretrain lays out the four places of each channel (00, 01, 10, 11); the original all channels of each place, in
+    the order 00, 10, 01, 11.
+    """
+    leaves = ("norm.weight", "norm.bias", "reduction.weight")
+    keys = [k for k in state if re.fullmatch(r"layers\.\d+\.downsample\.(.+)", k) and k.endswith(leaves)]
+    for key in keys:
+        by_channel = state[key].unflatten(-1, (-1, 4))
+        state[key] = by_channel[..., [0, 2, 1, 3]].transpose(-1, -2).flatten(-2)
+    return "channels of joined places sorted by place, as in the original Swin" if keys else ""
+
+
 BEIT_STEPS = (full_bias, copy_shared_table)
 
 

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from cmae_mm.checkpoints.header import BackboneHeader
-from cmae_mm.checkpoints.targets.parts import Tensors, refuse, rename, with_class_row
+from cmae_mm.checkpoints.targets.parts import Tensors, refuse, refuse_kind, rename, with_class_row
 
 _LAYER = r"encoder.layer.\1."
 _ALL_RULES = (
@@ -148,6 +148,7 @@ def _mlp_ratio(header: BackboneHeader) -> int | None:
 
 def _model_type(header: BackboneHeader) -> str:
     """Choose the model, or refuse."""
+    refuse_kind("transformers, as far as this suite knows its names,", header)
     beit, glu = header.relative_position, header.mlp == "swiglu"
     dino = not beit and (header.layer_scale or glu or header.registers > 0)
     refuse(

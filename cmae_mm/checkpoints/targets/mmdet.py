@@ -1,4 +1,4 @@
-"""mmdet: ``ViT`` of its project ViTDet, whose names are timm's.
+"""mmdet: ``ViT`` of its project ViTDet, whose names are timm's; for Swin mmdet's own, see `swin`.
 
 It has no class token and no final norm; both are left out. Its position table has a row for the class token all the
 same (``pretrain_use_cls_token=True``). Decomposed relative positions are new in detection: they start at zero.
@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import torch
 
 from cmae_mm.checkpoints.header import BackboneHeader
-from cmae_mm.checkpoints.targets.parts import Tensors, refuse, with_class_row
+from cmae_mm.checkpoints.targets.parts import Tensors, refuse, refuse_kind, with_class_row
+from cmae_mm.checkpoints.targets.swin import swin_to_mm
 
 _LEFT_OUT = ("cls_token", "norm.", "fc_norm.")
 
@@ -36,6 +37,9 @@ def to_mmdet(state: Tensors, header: BackboneHeader, sides: Sequence[int] | None
     Raises:
         UserError: If ViTDet cannot hold this encoder, or the sides are not one for each block.
     """
+    refuse_kind("mmdet", header, "swin")
+    if header.kind == "swin":
+        return swin_to_mm(state, header, dense=True)
     refuse(
         "ViTDet's ViT",
         {

@@ -1,4 +1,4 @@
-"""mmpretrain: ``VisionTransformer``, or ``BEiTViT`` for relative positions.
+"""mmpretrain: ``VisionTransformer``, or ``BEiTViT`` for relative positions; Swin see `swin`.
 
 =========================  =================================  =================================================
 in the backbone file       in mmpretrain                      why
@@ -29,11 +29,13 @@ from cmae_mm.checkpoints.targets.parts import (
     MM_RULES,
     Tensors,
     refuse,
+    refuse_kind,
     relative_index,
     rename,
     separate_bias,
     with_class_row,
 )
+from cmae_mm.checkpoints.targets.swin import swin_config, swin_to_mm
 
 _VIT_RULES = (
     (re.compile(r"^blocks\.(\d+)\.ls1\.gamma$"), r"layers.\1.attn.gamma1.weight"),
@@ -59,6 +61,9 @@ def to_mmpretrain(state: Tensors, header: BackboneHeader) -> Tensors:
     Raises:
         UserError: If mmpretrain has no such backbone.
     """
+    refuse_kind("mmpretrain", header, "swin")
+    if header.kind == "swin":
+        return swin_to_mm(state, header)
     _refuse(header)
     if header.relative_position:
         state = separate_bias(state, header)
@@ -87,6 +92,9 @@ def mmpretrain_config(header: BackboneHeader) -> dict[str, Any]:
     Raises:
         UserError: If mmpretrain has no such backbone.
     """
+    refuse_kind("mmpretrain", header, "swin")
+    if header.kind == "swin":
+        return swin_config(header)
     _refuse(header)
     pooled = "cls_token" if header.pooling == "cls" and header.class_token else "featmap"
     config: dict[str, Any] = dict(

@@ -1,4 +1,4 @@
-"""mmseg: ``MAE`` (the default, which carries most), ``BEiT`` or ``VisionTransformer``.
+"""mmseg: ``MAE`` (the default, which carries most), ``BEiT`` or ``VisionTransformer``; Swin see `swin`.
 
 ======================  ===========================  ===============================  ===========================
                         ``MAE``                      ``BEiT``                         ``VisionTransformer``
@@ -32,11 +32,13 @@ from cmae_mm.checkpoints.targets.parts import (
     TABLE,
     Tensors,
     refuse,
+    refuse_kind,
     relative_index,
     rename,
     separate_bias,
     with_class_row,
 )
+from cmae_mm.checkpoints.targets.swin import swin_config, swin_to_mm
 
 Backbone = Literal["MAE", "BEiT", "VisionTransformer"]
 
@@ -64,6 +66,9 @@ def to_mmseg(
     Raises:
         UserError: If the backbone cannot hold this encoder.
     """
+    refuse_kind("mmseg", header, "swin")
+    if header.kind == "swin":
+        return swin_to_mm(state, header, dense=True)
     _refuse(header, backbone, final_norm)
     state = {k: v for k, v in state.items() if not k.startswith("fc_norm.")}
     if not final_norm:
@@ -95,6 +100,9 @@ def mmseg_config(
     Raises:
         UserError: If the backbone cannot hold this encoder.
     """
+    refuse_kind("mmseg", header, "swin")
+    if header.kind == "swin":
+        return swin_config(header, dense=True)
     _refuse(header, backbone, final_norm)
     config: dict[str, Any] = dict(
         type=backbone,

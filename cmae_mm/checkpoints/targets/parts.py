@@ -42,6 +42,24 @@ def refuse(target: str, lacking: Mapping[str, bool | int]) -> None:
         )
 
 
+def refuse_kind(target: str, header: BackboneHeader, *kinds: str) -> None:
+    """Stop if a target has no model of the encoder's kind.
+
+    Args:
+        target: The library.
+        header: Of the encoder.
+        *kinds: What it has beside plain ViTs.
+
+    Raises:
+        UserError: If it has none.
+    """
+    if header.kind not in ("vit", *kinds):
+        raise UserError(
+            f"{target} has no model for this {header.kind} encoder; choose another target"
+            + (", or use CMAEHybridViT of this suite" if header.kind == "hybrid" else "")
+        )
+
+
 def rename(state: Tensors, rules: Rules) -> Tensors:
     """Apply to each key the first rule that fits; other keys stay."""
     renamed = {}

@@ -1,5 +1,7 @@
 """timm: the names of the backbone file are its ``VisionTransformer``'s; relative positions need its ``Beit``.
 
+Swin transformers: see `swin`.
+
 ==========================  =====================================  ===========================================
 in the backbone file        in timm                                why
 ==========================  =====================================  ===========================================
@@ -25,11 +27,13 @@ from cmae_mm.checkpoints.header import BackboneHeader
 from cmae_mm.checkpoints.targets.parts import (
     Tensors,
     refuse,
+    refuse_kind,
     rename,
     separate_bias,
     with_class_row,
     without_class_row,
 )
+from cmae_mm.checkpoints.targets.swin import build_timm_swin, swin_to_timm, timm_swin_arguments
 
 _BEIT_RULES = ((re.compile(r"^blocks\.(\d+)\.ls([12])\.gamma$"), r"blocks.\1.gamma_\2"),)
 
@@ -47,6 +51,9 @@ def to_timm(state: Tensors, header: BackboneHeader) -> Tensors:
     Raises:
         UserError: If timm has no such model.
     """
+    refuse_kind("timm", header, "swin")
+    if header.kind == "swin":
+        return swin_to_timm(state, header)
     if not header.relative_position:
         return without_class_row(state, header) if header.registers else dict(state)
     _refuse_beit(header)
@@ -63,11 +70,14 @@ def build_timm(header: BackboneHeader) -> nn.Module:
         header: Architecture.
 
     Returns:
-        ``VisionTransformer`` or ``Beit``.
+        ``VisionTransformer``, ``Beit`` or ``SwinTransformer``.
 
     Raises:
         UserError: If timm has no such model.
     """
+    refuse_kind("timm", header, "swin")
+    if header.kind == "swin":
+        return build_timm_swin(header)
     from timm.layers import Mlp, SwiGLUPacked
     from timm.models.beit import Beit
     from timm.models.vision_transformer import VisionTransformer
@@ -97,6 +107,54 @@ def build_timm(header: BackboneHeader) -> nn.Module:
         act_layer=nn.SiLU if header.mlp == "swiglu" else nn.GELU,
         **common,
     )
+
+
+def timm_call(header: BackboneHeader) -> tuple[str, dict[str, Any]]:
+    """What to pass to ``timm.create_model``, with ``num_classes=0``, for the model of `build_timm`.
+
+    The epsilon of the norms is not among it: timm's ViTs have 1e-6, its Swins 1e-5.
+
+    Args:
+        header: Architecture.
+
+    Returns:
+        Name of a model of timm, and the arguments in which this one may differ from it.
+
+    Raises:
+        UserError: If timm has no such model.
+    """
+    refuse_kind("timm", header, "swin")
+    if header.kind == "swin":
+        return "swin_base_patch4_window7_224", timm_swin_arguments(header)
+    words: dict[str, Any] = dict(
+        img_size=header.image_size,
+        patch_size=header.patch,
+        embed_dim=header.width,
+        depth=header.depth,
+        num_heads=header.heads,
+        mlp_ratio=header.hidden / header.width,
+    )
+    if header.final_norm == "fc_norm":
+        words["global_pool"] = "avg"
+    if header.layer_scale or header.relative_position:
+        words["init_values"] = 1.0 if header.layer_scale else None
+    if header.relative_position:
+        _refuse_beit(header)
+        pool = {} if header.final_norm == "fc_norm" else {"global_pool": ""}
+        return "beit_base_patch16_224", words | pool | {"use_abs_pos_emb": header.position != "none"}
+    special = {
+        "class_token": (header.class_token, True),
+        "pos_embed": ("none" if header.position == "none" else "learn", "learn"),
+        "no_embed_class": (header.position == "patches" or header.registers > 0, False),
+        "reg_tokens": (header.registers, 0),
+        "final_norm": (header.final_norm != "none", True),
+    }
+    words |= {name: value for name, (value, usual) in special.items() if value != usual}
+    if not header.class_token and header.final_norm != "fc_norm":
+        words |= {"global_pool": "avg", "fc_norm": False}
+    if header.mlp == "swiglu":
+        return "vit_giant_patch14_dinov2", {"init_values": None, **words}
+    return "vit_base_patch16_224", words
 
 
 def _refuse_beit(header: BackboneHeader) -> None:

@@ -4,9 +4,9 @@ from glob import glob
 
 import pytest
 import torch
+from cmae_mm.checkpoints.export import export_backbone, timm_difference, timm_model
 
 from cmae_mm.checkpoints import load_backbone, save_backbone, sha256_of
-from cmae_mm.checkpoints.export import export_backbone, timm_difference, timm_model
 from cmae_mm.engine.config import load_config
 from cmae_mm.errors import UserError
 

@@ -1,7 +1,9 @@
-"""Turn a full training checkpoint into a backbone file, and prove it with timm."""
+"""A full training checkpoint of this suite: its encoder for a backbone file, and the proof with timm."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,47 +11,64 @@ from typing import Any
 import torch
 from torch import nn
 
-from cmae_mm.checkpoints.backbone_file import load_backbone, save_backbone, sha256_of
+from cmae_mm.checkpoints.backbone_file import load_backbone
 from cmae_mm.checkpoints.header import BackboneHeader
 from cmae_mm.checkpoints.safe_load import load_checkpoint
-from cmae_mm.checkpoints.sources.openmmlab import encoder_state
+from cmae_mm.checkpoints.sources import convmae, openmmlab
 from cmae_mm.errors import UserError
 
 META_KEY = "backbone_header"
-UNDESCRIBED = "encoder_class"  # of an encoder that is no plain ViT
+UNDESCRIBED = "encoder_class"  # of an encoder that backbone files cannot describe
+PREFIX = "backbone."  # of the online encoder
 
 
-def export_backbone(checkpoint: str | Path, out: str | Path) -> BackboneHeader:
-    """Write the online encoder of a training checkpoint as a backbone file.
+def is_training_checkpoint(loaded: Mapping[str, Any]) -> bool:
+    """Whether a pretraining run of this suite wrote it.
 
     Args:
-        checkpoint: ``epoch_N.pth`` of a pretraining run of this suite.
-        out: Backbone file to write.
+        loaded: A whole checkpoint.
+    """
+    meta = loaded.get("meta")
+    return isinstance(meta, Mapping) and META_KEY in meta
+
+
+def online_encoder(
+    loaded: Mapping[str, Any], path: str | Path, sha256: str
+) -> tuple[dict[str, torch.Tensor], BackboneHeader]:
+    """Take the online encoder out of a training checkpoint.
+
+    Args:
+        loaded: Its content.
+        path: Where it was; named in the header and in error messages.
+        sha256: SHA-256 of the file.
 
     Returns:
-        Its header.
+        Tensors under the names of a backbone file, which share their memory with the checkpoint, and the header.
 
     Raises:
-        UserError: If the checkpoint is unreadable or was not written by a pretraining run.
+        UserError: If the checkpoint does not describe an encoder that backbone files can hold.
     """
-    loaded = load_checkpoint(checkpoint)
-    meta = loaded.get("meta")
-    described = meta.get(META_KEY) if isinstance(meta, dict) else None
-    if not isinstance(meta, dict) or not isinstance(described, dict) or "state_dict" not in loaded:
+    meta, weights = loaded["meta"], loaded.get("state_dict")
+    described = meta[META_KEY]
+    if not isinstance(described, Mapping) or not isinstance(weights, Mapping):
         raise UserError(
-            f"{checkpoint}: does not say which encoder it holds, so it is not a pretraining checkpoint of this "
-            f"suite; give the epoch_N.pth of a pretraining run"
+            f"{path}: does not say which encoder it holds, so it is not a pretraining checkpoint of this suite; give "
+            f"the epoch_N.pth of a pretraining run"
         )
     if UNDESCRIBED in described:
         raise UserError(
-            f"{checkpoint}: holds a {described[UNDESCRIBED]}, which backbone files cannot describe; only plain ViTs "
-            f"can be exported, so go on with the checkpoint itself"
+            f"{path}: holds a {described[UNDESCRIBED]}, which backbone files cannot describe; go on with the "
+            f"checkpoint itself"
         )
     values = dict(described)
-    values.update(epochs=meta.get("epoch"), source=Path(checkpoint).name, source_sha256=sha256_of(checkpoint))
-    header = BackboneHeader.from_dict(values, str(checkpoint))
-    save_backbone(out, encoder_state(loaded["state_dict"]), header)
-    return header
+    values.update(epochs=meta.get("epoch"), source=Path(path).name, source_sha256=sha256)
+    header = BackboneHeader.from_dict(values, str(path))
+    if header.kind == "hybrid":
+        inside = {k[len(PREFIX) :]: v for k, v in weights.items() if k.startswith(PREFIX)}
+        return convmae.canonical_state(inside), replace(
+            header, dropped=convmae.FUSION if convmae.fuses(inside) else ()
+        )
+    return openmmlab.encoder_state(dict(weights), PREFIX), header
 
 
 def timm_model(path: str | Path) -> nn.Module:
@@ -86,7 +105,7 @@ def timm_difference(checkpoint: str | Path, path: str | Path, images: int = 2) -
 
     Args:
         checkpoint: Training checkpoint.
-        path: Backbone file exported from it.
+        path: Backbone file made from it.
         images: Number of random images, drawn with a fixed seed.
 
     Returns:
@@ -102,9 +121,8 @@ def timm_difference(checkpoint: str | Path, path: str | Path, images: int = 2) -
         feedforward_channels=header.hidden,
     )
     reference = VisionTransformer(arch, header.image_size, header.patch, out_type="raw")
-    prefix = "backbone."
     weights = load_checkpoint(checkpoint)["state_dict"]
-    reference.load_state_dict({k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)})
+    reference.load_state_dict({k[len(PREFIX) :]: v for k, v in weights.items() if k.startswith(PREFIX)})
     reference.train(False)
     timm: Any = timm_model(path)
     shape = (images, 3, header.image_size, header.image_size)
