@@ -70,16 +70,16 @@ def damaged(kind, source, path):
     [
         ("missing key", r"1 keys missing \['blocks.1.attn.qkv.weight'\]", "export it again"),
         ("unexpected key", r"1 unexpected \['head.weight'\]", "export it again"),
-        ("truncated", "not a readable safetensors file", "cmae-mm export"),
-        ("cut in the header", "not a readable safetensors file", "cmae-mm export"),
-        ("empty", "not a readable safetensors file", "cmae-mm export"),
-        ("pth", "not a readable safetensors file", "cmae-mm export CHECKPOINT --out FILE"),
+        ("truncated", "not a readable safetensors file", "cmae-mm import"),
+        ("cut in the header", "not a readable safetensors file", "cmae-mm import"),
+        ("empty", "not a readable safetensors file", "cmae-mm import"),
+        ("pth", "not a readable safetensors file", "cmae-mm import CHECKPOINT --out FILE"),
         ("no header", "no cmae_mm header", "export it again"),
         ("unknown field", r"unknown fields \['rotary'\]", "update cmae_mm"),
         ("newer version", "format version 99", "update cmae_mm"),
         ("header not JSON", "not JSON", "export the file again"),
         ("header no object", "not a JSON object", "export the file again"),
-        ("nothing", "no such backbone file", "cmae-mm export"),
+        ("nothing", "no such backbone file", "cmae-mm import"),
     ],
 )
 def test_damage_is_named_with_its_cure(backbone_file, tmp_path, kind, what, cure):

@@ -69,8 +69,11 @@ def test_the_report_reads_well(zoo, tmp_path):
     assert lines[0].endswith(
         "mae (with decoder), 2 blocks of width 48 with 3 heads, patch 16, 64 px, 0.1 M parameters"
     )
-    assert lines[1] == "left out: mask_token, decoder_*"
-    assert lines[2].startswith("note: files called visualize")
+    assert lines[1] == "recognised: no other family has these keys, shapes and kind of positions"
+    assert lines[2] == "left out: mask_token, decoder_*"
+    assert lines[3].startswith("fed with: RGB images, mean 123.675, 116.28, 103.53, standard deviation 58.395,")
+    assert lines[4] == "licence: CC-BY-NC 4.0 (facebookresearch/mae)"
+    assert lines[5].startswith("note: files called visualize")
 
 
 @pytest.mark.parametrize("name", ["file.pth", "file.pt", "file.tar", "file.safetensors"])
@@ -327,7 +330,7 @@ class TestFiles:
 
     def test_a_run_of_this_suite(self, tmp_path):
         path = saved({"state_dict": {}, "meta": {"backbone_header": {}}}, tmp_path)
-        with pytest.raises(UserError, match="use `cmae-mm export"):
+        with pytest.raises(UserError, match="the header is incomplete"):
             import_checkpoint(path)
 
     def test_refused_kinds_say_why(self, zoo, tmp_path):

@@ -1,10 +1,12 @@
 """A real pretraining checkpoint becomes a backbone file that timm computes the same features from."""
 
+import re
 from glob import glob
 
 import pytest
 import torch
-from cmae_mm.checkpoints.export import export_backbone, timm_difference, timm_model
+from cmae_mm.checkpoints.importing import import_checkpoint
+from cmae_mm.checkpoints.training_checkpoint import timm_difference, timm_model
 
 from cmae_mm.checkpoints import load_backbone, save_backbone, sha256_of
 from cmae_mm.engine.config import load_config
@@ -14,7 +16,7 @@ from cmae_mm.errors import UserError
 @pytest.fixture(scope="module")
 def exported(pretraining_run, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "cmae.safetensors"
-    return pretraining_run / "last.pth", path, export_backbone(pretraining_run / "last.pth", path)
+    return pretraining_run / "last.pth", path, import_checkpoint(pretraining_run / "last.pth", path).header
 
 
 def test_header_tells_what_was_trained(exported):
@@ -69,21 +71,32 @@ def test_the_comparison_with_timm_sees_wrong_heads(exported, tmp_path):
 
 def test_other_checkpoints_are_refused(tmp_path):
     torch.save({"state_dict": {}, "meta": {"epoch": 1}}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"other\.pth: does not say which encoder.*pretraining run"):
-        export_backbone(tmp_path / "other.pth", tmp_path / "out.safetensors")
+    with pytest.raises(UserError, match=r"other\.pth: holds no dictionary of tensors"):
+        import_checkpoint(tmp_path / "other.pth", tmp_path / "out.safetensors")
     torch.save({"state_dict": {}, "meta": {"backbone_header": {"method": "x"}}}, tmp_path / "half.pth")
     with pytest.raises(UserError, match=r"half\.pth: the header is incomplete"):
-        export_backbone(tmp_path / "half.pth", tmp_path / "out.safetensors")
+        import_checkpoint(tmp_path / "half.pth", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [{"source": "mae"}, {"heads": 4}, {"channel_order": "rgb"}, {"normalization": "half"}, {"branch": "target"}]
+)
+def test_nothing_can_be_said_against_the_checkpoint(exported, words):
+    option = "--" + next(iter(words)).replace("_", "-")
+    with pytest.raises(UserError, match=f"says itself how it was trained; drop {option}"):
+        import_checkpoint(exported[0], **words)
 
 
 def test_command_prints_the_difference_and_refuses_an_impossible_target(exported, tmp_path, call, capsys):
     from cmae_mm.cli import run
 
-    assert call(run, "export", exported[0], "--out", tmp_path / "x.safetensors") == 0
-    assert "largest difference" in capsys.readouterr().out
+    assert call(run, "import", exported[0], "--out", tmp_path / "x.safetensors") == 0
+    said = capsys.readouterr().out
+    assert "cmae (training checkpoint, online encoder), 2 blocks" in said
+    assert float(re.search(r"largest difference (\S+)", said)[1]) < 1e-5
     (tmp_path / "file").write_text("")
-    assert call(run, "export", exported[0], "--out", tmp_path / "file" / "x.safetensors") == 2
+    assert call(run, "import", exported[0], "--out", tmp_path / "file" / "x.safetensors") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

@@ -141,7 +141,7 @@ def test_backbone_files(fails, tmp_path, mini_data, backbone_file, pretraining_r
         train_main, LINEAR, *words, "--backbone", backbone_file, *options,
         says=["the file holds a ViT with width 48, ", "builds one with width", "use the config of the same"],
     )  # fmt: skip
-    fails(train_main, LINEAR, *words, "--backbone", pretraining_run / "last.pth", says="cmae-mm export")
+    fails(train_main, LINEAR, *words, "--backbone", pretraining_run / "last.pth", says="a ViT with depth 2")
     fails(train_main, PRETRAIN, *words, "--backbone", backbone_file, says="use a transfer config")
 
 
@@ -164,9 +164,12 @@ def test_checkpoints(fails, tmp_path, mini_data, pretraining_run, loader_options
 
 
 def test_commands_of_the_suite(fails, tmp_path):
-    fails(suite, "export", tmp_path / "none.pth", "--out", tmp_path / "x", says="no such checkpoint file")
+    fails(suite, "import", tmp_path / "none.pth", "--out", tmp_path / "x", says="no such file")
     torch.save({"state_dict": {}}, tmp_path / "other.pth")
-    fails(suite, "export", tmp_path / "other.pth", "--out", tmp_path / "x", says="does not say which encoder")
+    fails(suite, "import", tmp_path / "other.pth", "--out", tmp_path / "x", says="holds no dictionary of tensors")
+    fails(suite, "export", tmp_path / "other.pth", "--to", "timm", says=["holds no", "cmae-mm import"])
+    fails(suite, "export", tmp_path / "other.pth", "--out", "x", says=["for which library", "cmae-mm import"])
+    fails(suite, "inspect", tmp_path / "none.pth", says="no such file")
     fails(suite, "demo", "--recipe", tmp_path / "none.toml", says="no such benchmark recipe")
     (tmp_path / "file").write_text("")
     fails(suite, "demo", "--out", tmp_path / "file", says=["file", "cannot be used"])

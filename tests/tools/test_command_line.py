@@ -34,19 +34,19 @@ def test_guard_passes_codes_on_and_explains_stops(call, capsys):
 
 
 def test_help_and_version(capsys):
-    for words in (["--help"], ["demo", "--help"], ["data", "mini", "--help"], ["export", "--help"]):
+    for words in (["--help"], ["demo", "--help"], ["data", "mini", "--help"], ["import", "--help"], ["export", "--help"]):
         with pytest.raises(SystemExit) as stopped:
             run(words)
         assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for word in ("demo", "data", "export", "doctor"):
+    for word in ("demo", "data", "import", "export", "inspect", "doctor"):
         assert word in text
     with pytest.raises(SystemExit):
         run(["--version"])
     assert cmae_mm.__version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [[], ["nothing"], ["data"], ["export"]])
+@pytest.mark.parametrize("words", [[], ["nothing"], ["data"], ["import"], ["export"], ["inspect"]])
 def test_missing_words_are_told(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(words)
