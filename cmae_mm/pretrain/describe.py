@@ -21,6 +21,8 @@ def describe_encoder(method: str, backbone: Any, data_preprocessor: Any) -> dict
             which only the class is noted: backbone files do not describe it.
         data_preprocessor: Has ``mean``, ``std`` and ``channel_order``.
     """
+    if not isinstance(backbone, (VisionTransformer, CMAEHybridViT)):
+        return {"method": method, UNDESCRIBED: type(backbone).__name__}
     fed = dict(
         # back from float32 to the digits that were configured
         mean=tuple(round(value, 4) for value in data_preprocessor.mean.flatten().tolist()),
@@ -29,8 +31,6 @@ def describe_encoder(method: str, backbone: Any, data_preprocessor: Any) -> dict
     )
     if isinstance(backbone, CMAEHybridViT):
         return asdict(_hybrid(method, backbone, fed))
-    if not isinstance(backbone, VisionTransformer):
-        return {"method": method, UNDESCRIBED: type(backbone).__name__}
     header = BackboneHeader(
         method=method,
         width=backbone.embed_dims,

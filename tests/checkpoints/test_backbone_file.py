@@ -149,6 +149,13 @@ LIES = {
     "branch": [1],
     "dropped": ["head", [1], ["a"] * 1001, [["a"]]],
     "transforms": [None, ["\n"]],
+    "kind": ["resnet", 1, "swin"],
+    "stage_widths": [[0], "48", [48], [1] * 9],
+    "stage_depths": [[1001], [1.5], [2]],
+    "stage_heads": [[-1], [3]],
+    "stage_hidden": [[2**21], [96]],
+    "stage_strides": [[0], [8]],
+    "stage_windows": [[True], [4]],
     "format_version": [0, -1, "2", True, 2.0],
 }
 
@@ -290,7 +297,7 @@ def test_plain_tensors_are_written_from_where_they_are(make_encoder, tmp_path, m
         ('{"width": ' + "9" * 10_000 + "}", "not JSON"),
         ('{"method": "' + "x" * (1 << 20) + '"}', "has 1048590 characters"),
         ('{"' + "x" * 1000 + '": 1}', "unknown fields"),
-        ('{"format_version": 3}', "update cmae_mm"),
+        ('{"format_version": 4}', "update cmae_mm"),
         ("null", "not a JSON object"),
     ],
     ids=["nested", "digits", "long", "long name", "newer", "null"],

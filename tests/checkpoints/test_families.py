@@ -347,7 +347,9 @@ def test_features_are_those_of_the_original(name, zoo, tmp_path):
 
 def test_every_family_of_an_original_program_has_a_case():
     libraries = ("mmpretrain-", "timm-", "hf-")
-    assert {family for family, *_ in CASES.values()} == {n for n in FAMILIES if not n.startswith(libraries)}
+    staged = {"simmim-swin", "swin", "convmae"}  # see test_staged.py
+    original = {name for name in FAMILIES if not name.startswith(libraries)}
+    assert {family for family, *_ in CASES.values()} == original - staged
 
 
 def test_golden_cmae_checkpoint(tmp_path):

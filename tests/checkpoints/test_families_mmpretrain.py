@@ -220,6 +220,7 @@ def test_dinov2(zoo, tmp_path, swiglu):
 
 def test_every_family_of_mmpretrain_is_named_here():
     source = Path(__file__).read_text()
-    names = [name for name in FAMILIES if name.startswith("mmpretrain-")]
+    staged = ("mmpretrain-simmim", "mmpretrain-swin")  # see test_staged.py
+    names = [name for name in FAMILIES if name.startswith("mmpretrain-") and name not in staged]
     assert len(names) == 8
     assert all(f'"{name}"' in source for name in names)

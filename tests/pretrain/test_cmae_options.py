@@ -84,20 +84,25 @@ def test_hybrid_step_and_momentum_by_name():
 
 def test_a_hybrid_encoder_goes_into_a_backbone_file_and_back(tmp_path):
     """Loaded into a new encoder without fusion it gives the same tokens, bit by bit."""
+    from types import SimpleNamespace
+
     from cmae_mm.checkpoints import load_backbone
     from cmae_mm.checkpoints.importing import import_checkpoint
     from cmae_mm.checkpoints.sources.convmae import hybrid_name
+    from cmae_mm.pretrain.describe import describe_encoder
     from cmae_mm.pretrain.hybrid import CMAEHybridViT
 
     model = hybrid_cmae()
     with torch.no_grad():
         for parameter in model.backbone.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    meta = {"epoch": 1, "backbone_header": model.backbone_header()}
+    feed = SimpleNamespace(mean=torch.tensor([1.0, 2, 3]), std=torch.tensor([4.0, 5, 6]), channel_order="bgr")
+    meta = {"epoch": 1, "backbone_header": describe_encoder("cmae", model.backbone, feed)}
     torch.save({"state_dict": model.state_dict(), "meta": meta}, tmp_path / "epoch_1.pth")
     import_checkpoint(tmp_path / "epoch_1.pth", tmp_path / "out.safetensors")
     state, header = load_backbone(tmp_path / "out.safetensors")
     assert (header.kind, header.final_norm, header.epochs) == ("hybrid", "none", 1)
+    assert (header.mean, header.std, header.channel_order) == ((1, 2, 3), (4, 5, 6), "bgr")
     assert (header.stage_widths, header.stage_depths) == (model.backbone.arch.widths, model.backbone.arch.depths)
     assert header.dropped == ("stage1_output_decode.*", "stage2_output_decode.*", "norm.*")
     arch = model.backbone.arch._asdict()

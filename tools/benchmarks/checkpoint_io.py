@@ -28,6 +28,7 @@ from cmae_mm.checkpoints.backbone_file import expected_keys, expected_shape
 from cmae_mm.checkpoints.importing import import_checkpoint
 from cmae_mm.checkpoints.safe_load import load_checkpoint
 from cmae_mm.checkpoints.sources.openmmlab import timm_name
+from cmae_mm.checkpoints.targets.writing import convert, write
 from cmae_mm.cli import guard
 from cmae_mm.errors import UserError
 
@@ -43,6 +44,8 @@ PAIRS = {
     "load_checkpoint": "torch.load",
     "load, rename, save_backbone": "torch.load + save_file",
     "import_checkpoint": "torch.load + save_file",
+    "export to timm": "load_file + save_file",
+    "export to mmpretrain": "load_file + torch.save",
     "save_backbone": "save_file",
     "load_backbone": "load_file",
 }
@@ -93,7 +96,15 @@ def work(name: str, folder: Path, arch: str) -> Callable[[], object]:
             "save_backbone": lambda: save_backbone(out, state, header),
             "save_file": lambda: save_file(state, out),
         }[name]
+    def export(to: str) -> None:
+        state, header = load_backbone(backbone)
+        write(convert(state, header, to), header, to, out)
+
     return {
+        "export to timm": lambda: export("timm"),
+        "export to mmpretrain": lambda: export("mmpretrain"),
+        "load_file + save_file": lambda: save_file(load_file(backbone), out),
+        "load_file + torch.save": lambda: torch.save(load_file(backbone), out),
         "torch.load": plain_load,
         "load_checkpoint": lambda: load_checkpoint(checkpoint),
         "torch.load + save_file": lambda: save_file(plain_load(), out),
