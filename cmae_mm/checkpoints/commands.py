@@ -41,7 +41,7 @@ def import_command(args: argparse.Namespace) -> int:
         path, out, args.source, args.channel_order, args.normalization, args.heads, args.branch
     )
     print(done.report)
-    print(f"written: {out} ({_megabytes(out)}); `tools/train.py CONFIG --backbone {out}` starts from it")
+    print(f"written: {out} ({_megabytes(out)}); {_next_step(done.header, out)}")
     if not done.header.family and done.header.kind == "vit":
         difference = timm_difference(path, out)
         print(
@@ -103,6 +103,14 @@ def inspect_command(args: argparse.Namespace) -> int:
     path = acquire(args.file)
     print(json.dumps(inspect_json(path), indent=1, allow_nan=False) if args.json else inspect_file(path))
     return 0
+
+
+def _next_step(header: BackboneHeader, out: Path) -> str:
+    if header.kind == "vit":
+        return f"`tools/train.py CONFIG --backbone {out}` starts from it"
+    if header.kind == "swin":
+        return f"`cmae-mm export {out} --to mmdet` (or mmseg, mmpretrain, timm) writes it for their SwinTransformer"
+    return "docs/hybrid.md says how CMAEHybridViT reads it"
 
 
 def _input(header: BackboneHeader, folded: bool) -> str:

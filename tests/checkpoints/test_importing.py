@@ -71,7 +71,9 @@ def test_the_report_reads_well(zoo, tmp_path):
     )
     assert lines[1] == "recognised: no other family has these keys, shapes and kind of positions"
     assert lines[2] == "left out: mask_token, decoder_*"
-    assert lines[3].startswith("fed with: RGB images, mean 123.675, 116.28, 103.53, standard deviation 58.395,")
+    assert lines[3].startswith(
+        "fed with: RGB images, mean 123.675, 116.28, 103.53, standard deviation 58.395,"
+    )
     assert lines[4] == "licence: CC-BY-NC 4.0 (facebookresearch/mae)"
     assert lines[5].startswith("note: files called visualize")
 

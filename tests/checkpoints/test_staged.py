@@ -15,7 +15,14 @@ from cmae_mm.checkpoints.backbone_file import expected_keys, expected_shape
 from cmae_mm.checkpoints.importing import import_checkpoint
 from cmae_mm.checkpoints.input_fold import fold_input
 from cmae_mm.checkpoints.recognise import recognise
-from cmae_mm.checkpoints.targets import TARGETS, build_timm, mmpretrain_config, mmseg_config, to_mmpretrain, to_mmseg
+from cmae_mm.checkpoints.targets import (
+    TARGETS,
+    build_timm,
+    mmpretrain_config,
+    mmseg_config,
+    to_mmpretrain,
+    to_mmseg,
+)
 from cmae_mm.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "convmae_tiny.safetensors"
@@ -70,7 +77,9 @@ def files():
     yield "timm-swin", ["timm-swin"], {**swin().state_dict(), "head.fc.weight": torch.zeros(5, 128)}
 
 
-@pytest.mark.parametrize(("family", "names", "file"), files(), ids=["pretrained", "stripped", "supervised", "timm"])
+@pytest.mark.parametrize(
+    ("family", "names", "file"), files(), ids=["pretrained", "stripped", "supervised", "timm"]
+)
 @torch.no_grad()
 def test_swin_of_originals_and_timm(family, names, file, tmp_path):
     assert recognise(file) == names
@@ -174,7 +183,9 @@ def test_swin_to_dense_libraries(library):
 )
 def test_shapes_are_those_of_timm(change):
     state, header = encoder(**change)
-    assert {k: expected_shape(k, header) for k in expected_keys(header)} == {k: tuple(v.shape) for k, v in state.items()}
+    assert {k: expected_shape(k, header) for k in expected_keys(header)} == {
+        k: tuple(v.shape) for k, v in state.items()
+    }
     # the image in which the last stage is one window: smaller windows fit there
     assert header.image_size == header.stage_windows[-1] * header.patch <= 64
 

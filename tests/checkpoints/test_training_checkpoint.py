@@ -5,10 +5,10 @@ from glob import glob
 
 import pytest
 import torch
-from cmae_mm.checkpoints.importing import import_checkpoint
-from cmae_mm.checkpoints.training_checkpoint import timm_difference, timm_model
 
 from cmae_mm.checkpoints import load_backbone, save_backbone, sha256_of
+from cmae_mm.checkpoints.importing import import_checkpoint
+from cmae_mm.checkpoints.training_checkpoint import timm_difference, timm_model
 from cmae_mm.engine.config import load_config
 from cmae_mm.errors import UserError
 
@@ -80,7 +80,14 @@ def test_other_checkpoints_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [{"source": "mae"}, {"heads": 4}, {"channel_order": "rgb"}, {"normalization": "half"}, {"branch": "target"}]
+    "words",
+    [
+        {"source": "mae"},
+        {"heads": 4},
+        {"channel_order": "rgb"},
+        {"normalization": "half"},
+        {"branch": "target"},
+    ],
 )
 def test_nothing_can_be_said_against_the_checkpoint(exported, words):
     option = "--" + next(iter(words)).replace("_", "-")

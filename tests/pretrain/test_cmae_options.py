@@ -103,7 +103,10 @@ def test_a_hybrid_encoder_goes_into_a_backbone_file_and_back(tmp_path):
     state, header = load_backbone(tmp_path / "out.safetensors")
     assert (header.kind, header.final_norm, header.epochs) == ("hybrid", "none", 1)
     assert (header.mean, header.std, header.channel_order) == ((1, 2, 3), (4, 5, 6), "bgr")
-    assert (header.stage_widths, header.stage_depths) == (model.backbone.arch.widths, model.backbone.arch.depths)
+    assert (header.stage_widths, header.stage_depths) == (
+        model.backbone.arch.widths,
+        model.backbone.arch.depths,
+    )
     assert header.dropped == ("stage1_output_decode.*", "stage2_output_decode.*", "norm.*")
     arch = model.backbone.arch._asdict()
     fresh = CMAEHybridViT(arch, model.backbone.img_size, fusion=False, final_norm=False)

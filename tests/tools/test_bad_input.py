@@ -166,7 +166,14 @@ def test_checkpoints(fails, tmp_path, mini_data, pretraining_run, loader_options
 def test_commands_of_the_suite(fails, tmp_path):
     fails(suite, "import", tmp_path / "none.pth", "--out", tmp_path / "x", says="no such file")
     torch.save({"state_dict": {}}, tmp_path / "other.pth")
-    fails(suite, "import", tmp_path / "other.pth", "--out", tmp_path / "x", says="holds no dictionary of tensors")
+    fails(
+        suite,
+        "import",
+        tmp_path / "other.pth",
+        "--out",
+        tmp_path / "x",
+        says="holds no dictionary of tensors",
+    )
     fails(suite, "export", tmp_path / "other.pth", "--to", "timm", says=["holds no", "cmae-mm import"])
     fails(suite, "export", tmp_path / "other.pth", "--out", "x", says=["for which library", "cmae-mm import"])
     fails(suite, "inspect", tmp_path / "none.pth", says="no such file")

@@ -34,7 +34,13 @@ def test_guard_passes_codes_on_and_explains_stops(call, capsys):
 
 
 def test_help_and_version(capsys):
-    for words in (["--help"], ["demo", "--help"], ["data", "mini", "--help"], ["import", "--help"], ["export", "--help"]):
+    for words in (
+        ["--help"],
+        ["demo", "--help"],
+        ["data", "mini", "--help"],
+        ["import", "--help"],
+        ["export", "--help"],
+    ):
         with pytest.raises(SystemExit) as stopped:
             run(words)
         assert stopped.value.code == 0

@@ -96,13 +96,14 @@ def work(name: str, folder: Path, arch: str) -> Callable[[], object]:
             "save_backbone": lambda: save_backbone(out, state, header),
             "save_file": lambda: save_file(state, out),
         }[name]
-    def export(to: str) -> None:
+
+    def export(to: str, target: Path) -> None:
         state, header = load_backbone(backbone)
-        write(convert(state, header, to), header, to, out)
+        write(convert(state, header, to), header, to, target)
 
     return {
-        "export to timm": lambda: export("timm"),
-        "export to mmpretrain": lambda: export("mmpretrain"),
+        "export to timm": lambda: export("timm", out.with_suffix(".safetensors")),
+        "export to mmpretrain": lambda: export("mmpretrain", out),
         "load_file + save_file": lambda: save_file(load_file(backbone), out),
         "load_file + torch.save": lambda: torch.save(load_file(backbone), out),
         "torch.load": plain_load,
@@ -150,7 +151,8 @@ def measure(name: str, folder: Path, arch: str) -> dict[str, float]:
     kept = task()
     seconds = time.perf_counter() - start
     del kept
-    (folder / "out").unlink(missing_ok=True)
+    for written in ("out", "out.safetensors"):
+        (folder / written).unlink(missing_ok=True)
     return {"seconds": seconds, "megabytes": (kilobytes("VmHWM") - before) * 1024 / 1e6}
 
 

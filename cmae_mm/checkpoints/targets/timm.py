@@ -137,7 +137,7 @@ def timm_call(header: BackboneHeader) -> tuple[str, dict[str, Any]]:
     if header.final_norm == "fc_norm":
         words["global_pool"] = "avg"
     if header.layer_scale or header.relative_position:
-        words["init_values"] = 1.0 if header.layer_scale else None
+        words["init_values"] = 1.0 if header.layer_scale else 0.0  # None would not reach the model
     if header.relative_position:
         _refuse_beit(header)
         pool = {} if header.final_norm == "fc_norm" else {"global_pool": ""}
@@ -153,7 +153,7 @@ def timm_call(header: BackboneHeader) -> tuple[str, dict[str, Any]]:
     if not header.class_token and header.final_norm != "fc_norm":
         words |= {"global_pool": "avg", "fc_norm": False}
     if header.mlp == "swiglu":
-        return "vit_giant_patch14_dinov2", {"init_values": None, **words}
+        return "vit_giant_patch14_dinov2", {"init_values": 0.0, **words}
     return "vit_base_patch16_224", words
 
 
