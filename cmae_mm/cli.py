@@ -104,7 +104,7 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
         "--out", help="backbone file to write (default: named after CHECKPOINT, in this folder)"
     )
     words.add_argument(
-        "--source", default="auto", help="family of checkpoints, such as mae (default: %(default)s)"
+        "--source", default="auto", help="family, such as mae (default: %(default)s; see docs/checkpoints.md)"
     )
     words.add_argument("--channel-order", help="rgb or bgr: what the encoder was fed")
     words.add_argument("--normalization", help="imagenet or half: how its images were normalised")

@@ -90,6 +90,11 @@ def notes_on(
         notes.append(
             f"channel order {layout.channel_order} assumed, {layout.channel_note}; --channel-order decides"
         )
+    if found.architecture.kind == "swin":
+        size = found.architecture.image_size
+        notes.append(
+            f"the image size is not in the file; taken is {size} px, where the last stage is one window"
+        )
     if not claimed(found):
         notes.append(f"its position table is {found.table}, which is unusual for this family: check --source")
     if unwrapped.branches:

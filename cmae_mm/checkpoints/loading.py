@@ -53,9 +53,12 @@ def load_into(
     """
     state, header = load_backbone(path)
     if header.kind != "vit":
+        elsewhere = {
+            "swin": f"`cmae-mm export {path} --to LIBRARY` writes it for a library's own SwinTransformer",
+            "hybrid": "docs/hybrid.md says how CMAEHybridViT reads it",
+        }
         raise UserError(
-            f"{path}: holds a {header.kind} encoder, which this model cannot read; `cmae-mm export {path} --to "
-            f"LIBRARY` writes it for a library's own model of that kind"
+            f"{path}: holds a {header.kind} encoder, which this model cannot read; {elsewhere[header.kind]}"
         )
     names = {(rename(k) if rename else k): k for k in module.state_dict()}
     values = module.state_dict(keep_vars=True)

@@ -309,6 +309,19 @@ def test_headers_that_are_no_headers(backbone_file, tmp_path, text, what):
     assert len(str(caught.value)) < 400
 
 
+def test_headers_of_earlier_versions_are_read(backbone_file, tmp_path):
+    """Version 2 had no kinds and no stages."""
+    values = json.loads(load_backbone(backbone_file)[1].to_json())
+    old = {k: v for k, v in values.items() if k != "kind" and not k.startswith("stage_")} | {
+        "format_version": 2
+    }
+    save_file(
+        load_file(backbone_file), str(tmp_path / "x.safetensors"), metadata={HEADER_KEY: json.dumps(old)}
+    )
+    header = load_backbone(tmp_path / "x.safetensors")[1]
+    assert (header.kind, header.stage_widths, header.format_version) == ("vit", (), 2)
+
+
 def test_a_header_that_is_wrong_is_not_written(make_encoder, tmp_path):
     state, header = make_encoder()
     for change in ({"method": "two\nlines"}, {"mean": [1, 2, 3]}, {"epochs": 3.0}):

@@ -96,6 +96,7 @@ def test_swin_of_originals_and_timm(family, names, file, tmp_path):
     assert torch.equal(model.eval().forward_features(images), swin().forward_features(images))
     assert (header.kind, header.stage_windows, header.image_size) == ("swin", (2, 2, 2, 2), 64)
     assert (header.stage_heads, header.heads, header.ln_eps) == ((2, 2, 4, 4), 4, 1e-5)
+    assert "taken is 64 px" in str(result.report)
     assert "swin encoder, blocks by stage: 2 of width 16 with 2 heads, " in str(result.report)
 
 
@@ -188,6 +189,32 @@ def test_shapes_are_those_of_timm(change):
     }
     # the image in which the last stage is one window: smaller windows fit there
     assert header.image_size == header.stage_windows[-1] * header.patch <= 64
+
+
+def test_the_size_of_swin_base():
+    """SimMIM's Swin-B has 363 tensors: these, a mask token, 24 indices, masks of 11 shifted blocks."""
+    from cmae_mm.checkpoints import BackboneHeader
+
+    sizes = dict(
+        stage_widths=(128, 256, 512, 1024),
+        stage_depths=(2, 2, 18, 2),
+        stage_heads=(4, 8, 16, 32),
+        stage_hidden=(512, 1024, 2048, 4096),
+        stage_strides=(4, 2, 2, 2),
+        stage_windows=(6, 6, 6, 6),
+    )
+    plain = dict(class_token=False, position="none", relative_position=True, kind="swin")
+    header = BackboneHeader("simmim", 1024, 24, 32, 4096, 32, 192, **plain, **sizes)
+    header.check("here")
+    keys = expected_keys(header)
+    assert len(keys) == 363 - 1 - 24 - 11
+    import timm
+
+    with torch.device("meta"):
+        model = timm.create_model("swin_base_patch4_window7_224", img_size=192, window_size=6, num_classes=0)
+    assert {k: expected_shape(k, header) for k in keys} == {
+        k: tuple(v.shape) for k, v in model.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize(
