@@ -38,9 +38,10 @@ def load_into(
     The report with every name goes to the log file. A refused load changes nothing.
 
     Args:
-        module: A ViT. Heads are compared where it or a layer in it has an attribute ``num_heads``.
+        module: An encoder of the file's kind. Heads are compared where it or a layer in it has an attribute
+            ``num_heads``.
         path: Backbone file.
-        rename: Turns a key of the module into its timm name; None if it has timm names.
+        rename: Turns a key of the module into its name in backbone files; None if it has these names.
         optional: Regular expressions: keys of the model (under either name) that the file need not hold, and
             keys of the file that the model need not have. Parts that other features depend on, such as layer scale
             or relative positions, cannot be left out of the file this way.
@@ -52,19 +53,14 @@ def load_into(
         UserError: If the architectures differ, or below 100 % of the encoder's keys beside the optional ones.
     """
     state, header = load_backbone(path)
-    if header.kind != "vit":
-        elsewhere = {
-            "swin": f"`cmae-mm export {path} --to LIBRARY` writes it for a library's own SwinTransformer",
-            "hybrid": "docs/hybrid.md says how CMAEHybridViT reads it",
-        }
-        raise UserError(
-            f"{path}: holds a {header.kind} encoder, which this model cannot read; {elsewhere[header.kind]}"
-        )
     names = {(rename(k) if rename else k): k for k in module.state_dict()}
     values = module.state_dict(keep_vars=True)
     own = {k: values[name] for k, name in names.items() if not k.endswith(INDEX)}
-    _compare_architecture(own, header, _heads(module), path)
-    refuse_what_has_no_place(own, header, str(path))
+    if header.kind == "vit":
+        _compare_architecture(own, header, _heads(module), path)
+        refuse_what_has_no_place(own, header, str(path))
+    else:
+        _compare_kind(own, header, _heads(module), path)
     fitted, report = _fit(state, own, header, module, str(path))
     patterns = [re.compile(p) for p in optional]
     allowed = {k for k in {*own, *state} if any(p.search(n) for p in patterns for n in (k, names.get(k, k)))}
@@ -75,6 +71,29 @@ def load_into(
             own[key].copy_(fitted[key])
     write_to_log_file(report.full())
     return report
+
+
+_ONLY_THERE = {"swin": "layers.0.blocks.0.attn.qkv.weight", "hybrid": "patch_embed4.weight"}
+
+
+def _compare_kind(
+    own: dict[str, torch.Tensor], header: BackboneHeader, heads: int | None, path: str | Path
+) -> None:
+    """Make sure that a model has stages as the file's; its sizes show in the shapes, which are compared later."""
+    if _ONLY_THERE[header.kind] not in own:
+        elsewhere = {
+            "swin": f"`cmae-mm export {path} --to LIBRARY` writes it for a library's own SwinTransformer",
+            "hybrid": "docs/hybrid.md says how CMAEHybridViT reads it",
+        }
+        raise UserError(
+            f"{path}: holds a {header.kind} encoder, which this model cannot read; {elsewhere[header.kind]}"
+        )
+    right = next(number for number in header.stage_heads if number)
+    if heads is not None and heads != right:
+        raise UserError(
+            f"{path}: the file's first stage with attention has {right} heads, the model's {heads}; use the "
+            f"config of the same architecture"
+        )
 
 
 def _heads(module: nn.Module) -> int | None:
@@ -111,11 +130,14 @@ def _fit(
 ) -> tuple[dict[str, torch.Tensor], LoadReport]:
     """The file's tensors as the model wants them; the file's own dict stays as it is."""
     report, grid = LoadReport(path), model_grid(module)
-    fitted = dict(fold_input(state, header))
-    if fitted["patch_embed.proj.weight"] is not state["patch_embed.proj.weight"]:
+    folded = fold_input(state, header)
+    fitted = dict(folded)
+    if folded is not state:
         report.notes.append(f"stem folded from {header.channel_order} input to rgb")
     resized, notes = fit_positions(fitted, own, header, grid)
-    report.resized = resized | fit_relative_tables(fitted, own, header, grid)
+    if header.kind == "vit":  # windows of a Swin have sizes of their own
+        resized |= fit_relative_tables(fitted, own, header, grid)
+    report.resized = resized
     report.notes += notes
     return fitted, report
 

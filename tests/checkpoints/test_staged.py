@@ -283,6 +283,53 @@ def test_the_hybrid_of_convmae(tmp_path):
             TARGETS[to](state, header)
 
 
+def hybrid(side=64, heads=4, **change):
+    from cmae_mm.pretrain.hybrid import CMAEHybridViT
+
+    arch = dict(widths=(16, 24, 48), depths=(2, 1, 3), mlp_ratios=(4, 4, 4), heads=heads)
+    return CMAEHybridViT(arch, side, **{"fusion": False, "final_norm": False, **change})
+
+
+@torch.no_grad()
+def test_strict_loading_of_a_hybrid(tmp_path):
+    """The same size: recorded tokens. A larger one: the position table is resized, everything else stays."""
+    from mmpretrain.models.utils import resize_pos_embed
+
+    from cmae_mm.checkpoints.sources.convmae import canonical_name
+
+    golden, file = load_file(GOLDEN), tmp_path / "x.safetensors"
+    import_checkpoint(GOLDEN, file, heads=4)
+    model = hybrid()
+    report = load_into(model, file, rename=canonical_name)
+    assert (len(report.matched), report.missing, report.unexpected, report.resized) == (93, [], [], {})
+    images = next(v for k, v in golden.items() if k.startswith("in.") and v.ndim == 4)
+    assert float((model(images, None)[0] - golden["out.tokens_unmasked"]).abs().max()) <= 5e-6
+    larger = hybrid(96)
+    report = load_into(larger, file, rename=canonical_name)
+    assert report.resized == {"pos_embed": "4x4 to 6x6"}
+    right = resize_pos_embed(model.pos_embed, (4, 4), (6, 6), num_extra_tokens=0)
+    assert float((larger.pos_embed - right).abs().max()) <= 1e-6
+    with pytest.raises(UserError, match="has 4 heads, the model's 8"):
+        load_into(hybrid(heads=8), file, rename=canonical_name)
+    with pytest.raises(UserError, match="6 of the model are not in the file"):
+        load_into(hybrid(fusion=True, final_norm=True), file, rename=canonical_name)
+    with pytest.raises(UserError, match="holds a hybrid encoder, which this model cannot read; docs/hybrid"):
+        load_into(swin(), file)
+
+
+def test_strict_loading_of_a_swin(tmp_path):
+    state, header = encoder()
+    save_backbone(tmp_path / "x.safetensors", state, header)
+    model = swin(seed=7)
+    assert len(load_into(model, tmp_path / "x.safetensors").matched) == len(state)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    before = {k: v.clone() for k, v in swin(window_size=4).state_dict().items()}
+    other = swin(window_size=4)
+    with pytest.raises(UserError, match="shapes differ"):  # tables of relative positions
+        load_into(other, tmp_path / "x.safetensors")
+    assert all(torch.equal(v, before[k]) for k, v in other.state_dict().items())
+
+
 @pytest.mark.parametrize("kind", ["swin", "hybrid"])
 @torch.no_grad()
 def test_the_input_is_folded_into_the_first_convolution(kind, tmp_path):

@@ -48,6 +48,7 @@ FUSION = (
     "stage2_output_decode.*",
     "norm.*",
 )  # multi-scale sum, and the norm behind it
+_FUSED = ("stage1_output_decode.", "stage2_output_decode.")
 _PRETRAINING = ("mask_token", "decoder_*", *FUSION)
 _HYBRID: Any = dict(
     kind="hybrid",
@@ -108,17 +109,15 @@ def hybrid_name(key: str) -> str | None:
     raise UserError(f"The key {key!r} is not known of ConvMAE; use a checkpoint of the original repository.")
 
 
-def canonical_name(key: str) -> str | None:
+def canonical_name(key: str) -> str:
     """Turn a key of `CMAEHybridViT` into that of a backbone file, which is ConvMAE's.
 
     Args:
         key: Our key, for example ``layers.0.ln1.weight``.
 
     Returns:
-        The inverse of `hybrid_name`; None for the projections of the multi-scale sum.
+        The inverse of `hybrid_name`.
     """
-    if key.startswith(("stage1_output_decode.", "stage2_output_decode.")):
-        return None
     name = timm_name(key)
     return "blocks3." + name.removeprefix("blocks.") if name.startswith("blocks.") else name
 
@@ -128,13 +127,14 @@ def canonical_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
 
     Where there is a multi-scale sum, the final norm was trained on it; both are left out.
     """
-    named = {name: value for key, value in state.items() if (name := canonical_name(key)) is not None}
-    return {k: v for k, v in named.items() if not (fuses(state) and k.startswith("norm."))}
+    dropped = (*_FUSED, "norm.") if fuses(state) else _FUSED
+    named = {canonical_name(key): value for key, value in state.items()}
+    return {key: value for key, value in named.items() if not key.startswith(dropped)}
 
 
 def fuses(state: Mapping[str, torch.Tensor]) -> bool:
     """Whether tensors of `CMAEHybridViT` are those of an encoder with the multi-scale sum."""
-    return any(canonical_name(key) is None for key in state)
+    return any(key.startswith(_FUSED) for key in state)
 
 
 def encoder_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
