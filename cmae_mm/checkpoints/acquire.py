@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
 
 from cmae_mm.checkpoints.backbone_file import HEADER_KEY, load_backbone, sha256_of
 from cmae_mm.checkpoints.fetch import fetch
 from cmae_mm.checkpoints.header import BackboneHeader
 from cmae_mm.checkpoints.import_report import ImportReport
 from cmae_mm.checkpoints.importing import import_checkpoint
+from cmae_mm.checkpoints.safetensors_file import open_safetensors
 from cmae_mm.errors import UserError
 
 SUFFIX = ".backbone.safetensors"
@@ -49,9 +49,9 @@ def acquire(reference: str, sha256: str | None = None) -> Path:
 def header_text(path: str | Path) -> str | None:
     """Returns: The JSON of a backbone file's header, unchecked; None if the file is none or not there."""
     try:
-        with safe_open(str(path), framework="pt") as handle:
+        with open_safetensors(path, "") as handle:
             return (handle.metadata() or {}).get(HEADER_KEY)
-    except (SafetensorError, OSError):
+    except UserError:
         return None
 
 
