@@ -77,7 +77,11 @@ class ProgressFileHook(Hook):
 
 @HOOKS.register_module()
 class ResultRecordHook(Hook):
-    """Writes ``result.json``: every metric of the last and the best evaluation, and where it came from."""
+    """Writes ``result.json``: every metric of the last and the best evaluation, and where it came from.
+
+    Numbers are kept at full precision. A table of classes is kept for the last evaluation; those of all are
+    in ``evaluations.json``.
+    """
 
     priority = "LOWEST"
 
@@ -118,12 +122,13 @@ class ResultRecordHook(Hook):
         if runner.rank != 0:
             return
         _link_last_checkpoint(Path(runner.work_dir))
+        history = [{k: v for k, v in e.items() if not isinstance(v, dict)} for e in self.history]
+        keys = [k for k in (history[-1] if history else {}) if k not in ("iter", "epoch")]
         record = self._base(runner) | {
-            "history": self.history,
+            "history": history,
             "last": self.history[-1] if self.history else {},
+            "best": {k: max(h[k] for h in history if k in h) for k in keys},
         }
-        keys = [k for k in record["last"] if k not in ("iter", "epoch")]
-        record["best"] = {k: max(h[k] for h in self.history if k in h) for k in keys}
         write_json(Path(runner.work_dir) / RECORD_FILE, record)
 
     def _base(self, runner: Runner) -> dict[str, Any]:
@@ -174,5 +179,7 @@ def _builtin(value: Any) -> Any:
     return None
 
 
-def _plain(metrics: dict[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in metrics.items() if isinstance(v, (int, float)) or hasattr(v, "item")}
+def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Numbers as floats, tables as they are; anything else is left out."""
+    numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, (int, float)) or hasattr(v, "item")}
+    return numbers | {k: {**v} for k, v in metrics.items() if isinstance(v, dict)}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmdet.evaluation import FasterCocoMetric
-from mmdet.registry import METRICS, MODELS
+from mmdet.registry import MODELS
 
 from cmae_mm.transfer.vit import DenseViT
 
@@ -25,29 +24,3 @@ class CMAEViTDet(DenseViT):
         kwargs.setdefault("img_size", 1024)
         kwargs.setdefault("window_blocks", (0, 1, 3, 4, 6, 7, 9, 10))
         super().__init__(**{"rel_pos": "decomposed", "cls_token": False, **kwargs})
-
-
-_SUFFIXES = ("", "_50", "_75", "_s", "_m", "_l")
-
-
-@METRICS.register_module()
-class CMAECocoMetric(FasterCocoMetric):
-    """COCO AP that is 0 where a model finds nothing at all.
-
-    mmdet then returns no metric, and the run would miss in tables although its AP is known.
-    """
-
-    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """See mmdet; every AP of ``metric`` is present.
-
-        Args:
-            results: Ground truth and prediction of each image.
-
-        Returns:
-            Metric names to values in [0, 1].
-        """
-        found = super().compute_metrics(results)
-        for kind in self.metrics:
-            for suffix in _SUFFIXES if kind in ("bbox", "segm") else ():
-                found.setdefault(f"{kind}_mAP{suffix}", 0.0)
-        return found

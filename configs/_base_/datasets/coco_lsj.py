@@ -2,20 +2,30 @@
 
 from mmcv.transforms import LoadImageFromFile, RandomResize
 from mmdet.datasets import CocoDataset
-from mmdet.datasets.transforms import FilterAnnotations, LoadAnnotations, PackDetInputs, RandomCrop
-from mmdet.datasets.transforms import RandomFlip, Resize
+from mmdet.datasets.transforms import FilterAnnotations, PackDetInputs, RandomCrop, RandomFlip, Resize
 
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 
-from cmae_mm.transfer.coco import CMAECocoMetric
+from cmae_mm.transfer.coco_data import LoadPolygons
+from cmae_mm.transfer.coco_metric import CMAECocoMetric
 
 data_root = "data/coco/"
-# Flip, zoom by 0.1 to 2.0, cut out at most 1024 x 1024; small images stay small and the model pads them.
+# Flip, zoom by 0.1 to 2.0, cut out at most 1024 x 1024; small images stay small, and the model pads them after
+# normalisation, so with the mean colour. As in detectron2: Pillow's resize, which smooths when it shrinks; masks stay
+# polygons, and boxes are taken from what the crop leaves of them; crowd regions are left out; a crop without
+# objects is kept as a negative (keep_empty=True would draw another image).
 train_pipeline = [
     dict(type=LoadImageFromFile),
-    dict(type=LoadAnnotations, with_bbox=True, with_mask=True),
+    dict(type=LoadPolygons),
     dict(type=RandomFlip, prob=0.5),
-    dict(type=RandomResize, scale=(1024, 1024), ratio_range=(0.1, 2.0), resize_type=Resize, keep_ratio=True),
+    dict(
+        type=RandomResize,
+        scale=(1024, 1024),
+        ratio_range=(0.1, 2.0),
+        resize_type=Resize,
+        keep_ratio=True,
+        backend="pillow",
+    ),
     dict(
         type=RandomCrop,
         crop_type="absolute",
@@ -23,13 +33,13 @@ train_pipeline = [
         recompute_bbox=True,
         allow_negative_crop=True,
     ),
-    dict(type=FilterAnnotations, min_gt_bbox_wh=(1e-2, 1e-2)),
+    dict(type=FilterAnnotations, min_gt_bbox_wh=(1e-5, 1e-5), keep_empty=False),
     dict(type=PackDetInputs),
 ]
+# No annotations: the evaluator reads them from the file.
 test_pipeline = [
     dict(type=LoadImageFromFile),
-    dict(type=Resize, scale=(1024, 1024), keep_ratio=True),
-    dict(type=LoadAnnotations, with_bbox=True, with_mask=True),
+    dict(type=Resize, scale=(1024, 1024), keep_ratio=True, backend="pillow"),
     dict(type=PackDetInputs, meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
 train_dataloader = dict(

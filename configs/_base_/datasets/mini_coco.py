@@ -5,19 +5,26 @@ Images are brought to at most 96 px; the model pads them to 96 x 96.
 
 from mmcv.transforms import LoadImageFromFile, RandomResize
 from mmdet.datasets import CocoDataset
-from mmdet.datasets.transforms import FilterAnnotations, LoadAnnotations, PackDetInputs, RandomCrop
-from mmdet.datasets.transforms import RandomFlip, Resize
+from mmdet.datasets.transforms import FilterAnnotations, PackDetInputs, RandomCrop, RandomFlip, Resize
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 
-from cmae_mm.transfer.coco import CMAECocoMetric
+from cmae_mm.transfer.coco_data import LoadPolygons
+from cmae_mm.transfer.coco_metric import CMAECocoMetric
 
 data_root = "data/mini/coco/"
 metainfo = dict(classes=("car", "cup", "fish", "house", "key", "star"))  # data.taxonomy.CLASSES_COCO
 train_pipeline = [
     dict(type=LoadImageFromFile),
-    dict(type=LoadAnnotations, with_bbox=True, with_mask=True),
+    dict(type=LoadPolygons),
     dict(type=RandomFlip, prob=0.5),
-    dict(type=RandomResize, scale=(96, 96), ratio_range=(0.8, 1.25), resize_type=Resize, keep_ratio=True),
+    dict(
+        type=RandomResize,
+        scale=(96, 96),
+        ratio_range=(0.8, 1.25),
+        resize_type=Resize,
+        keep_ratio=True,
+        backend="pillow",
+    ),
     dict(
         type=RandomCrop,
         crop_type="absolute",
@@ -25,13 +32,12 @@ train_pipeline = [
         recompute_bbox=True,
         allow_negative_crop=True,
     ),
-    dict(type=FilterAnnotations, min_gt_bbox_wh=(1e-2, 1e-2)),
+    dict(type=FilterAnnotations, min_gt_bbox_wh=(1e-5, 1e-5), keep_empty=False),
     dict(type=PackDetInputs),
 ]
 test_pipeline = [
     dict(type=LoadImageFromFile),
-    dict(type=Resize, scale=(96, 96), keep_ratio=True),
-    dict(type=LoadAnnotations, with_bbox=True, with_mask=True),
+    dict(type=Resize, scale=(96, 96), keep_ratio=True, backend="pillow"),
     dict(type=PackDetInputs, meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
 train_dataloader = dict(
