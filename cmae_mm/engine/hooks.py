@@ -19,6 +19,7 @@ from cmae_mm.engine.environment import bare_model, device_name
 from cmae_mm.engine.run_metadata import code_commit, versions, write_json
 
 RECORD_FILE = "result.json"
+TEST_RECORD_FILE = "test_result.json"
 PROGRESS_FILE = "progress.json"
 EVALUATIONS_FILE = "evaluations.json"
 
@@ -104,7 +105,7 @@ class ResultRecordHook(Hook):
         """Write the record of a test run."""
         if runner.rank == 0:
             write_json(
-                Path(runner.work_dir) / "test_result.json",
+                Path(runner.work_dir) / TEST_RECORD_FILE,
                 {**self._base(runner), "last": _plain(metrics or {})},
             )
 

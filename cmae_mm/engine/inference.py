@@ -35,19 +35,30 @@ def picture_arguments(
     Returns:
         config, checkpoint, out, data_root, images (indices), count, seed, cfg_options.
     """
-    parser = argparse.ArgumentParser(description=purpose)
-    parser.add_argument(
-        "config", help="config that the checkpoint was trained with" if checkpoint else "config"
-    )
+    parser = picture_parser(purpose)
     if checkpoint:
-        parser.add_argument("checkpoint", help="checkpoint (.pth)")
-    parser.add_argument("--out", required=True, help="picture to write (.png)")
-    parser.add_argument("--data-root", help="use this folder in place of the config's data_root")
+        parser.add_argument("checkpoint", help="checkpoint (.pth) that was trained with the config")
     parser.add_argument("--images", type=int, nargs="+", help="indices of the images to show")
     parser.add_argument("--count", type=int, default=8, help="how many, evenly spread, without --images")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of views and masks")
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
     return parser.parse_args(argv)
+
+
+def picture_parser(purpose: str) -> argparse.ArgumentParser:
+    """Words of all picture tools, for one that chooses its images in its own way.
+
+    Args:
+        purpose: First line of the help.
+
+    Returns:
+        A parser of config, out, data_root, seed, cfg_options.
+    """
+    parser = argparse.ArgumentParser(description=purpose)
+    parser.add_argument("config", help="config of the data, and of the model if there is a checkpoint")
+    parser.add_argument("--out", required=True, help="picture to write (.png)")
+    parser.add_argument("--data-root", help="use this folder in place of the config's data_root")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of views, masks and crops")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
+    return parser
 
 
 def prepare(args: argparse.Namespace, phase: str) -> tuple[tuple[str, ...], Any, list[dict[str, Any]]]:
@@ -64,13 +75,30 @@ def prepare(args: argparse.Namespace, phase: str) -> tuple[tuple[str, ...], Any,
         UserError: For a wrong path, architecture or index.
     """
     cfg = picture_config(args, phase)
-    model = fit_to_cpu(MODELS.build(cfg.model))
-    state = load_checkpoint(args.checkpoint).get("state_dict", {})
-    check_same_model(model, state, args.checkpoint)
-    model.load_state_dict(state)
-    model.train(False)
+    model = load_model(cfg, args.checkpoint)
     classes, samples = load_samples(cfg, args, phase)
     return classes, model, samples
+
+
+def load_model(cfg: Config, checkpoint: str) -> Any:
+    """Build a model and load its weights strictly.
+
+    Args:
+        cfg: Config with a ``model``.
+        checkpoint: Checkpoint that was trained with it.
+
+    Returns:
+        The model in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: If the file is unreadable or belongs to another architecture.
+    """
+    model = fit_to_cpu(MODELS.build(cfg.model))
+    state = load_checkpoint(checkpoint).get("state_dict", {})
+    check_same_model(model, state, checkpoint)
+    model.load_state_dict(state)
+    model.train(False)
+    return model
 
 
 def picture_config(args: argparse.Namespace, phase: str) -> Config:

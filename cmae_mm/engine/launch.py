@@ -86,6 +86,11 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser("Evaluate a checkpoint with its config.")
     parser.add_argument("checkpoint", help="checkpoint (.pth) of a training run of this config")
+    parser.add_argument(
+        "--predictions",
+        metavar="PREFIX",
+        help="detection: write PREFIX.bbox.json and PREFIX.segm.json in COCO's format (default: WORK_DIR/predictions)",
+    )
     args = parser.parse_args(argv)
     if not Path(args.checkpoint).is_file():
         raise UserError(f"{args.checkpoint}: no such checkpoint file; check the path")
@@ -94,9 +99,12 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"{args.config}: has no test_dataloader, so there is nothing to test; use a transfer config"
         )
+    predictions = _keep_predictions(cfg, args.predictions)
     cfg.load_from = args.checkpoint
     for model_part in (cfg.model, cfg.model.get("backbone", {})):
         model_part.pop("init_cfg", None)
+    from cmae_mm.engine.hooks import TEST_RECORD_FILE
+
     runner = _build(cfg, args, ("test",))
     metrics = runner.test()
     print(
@@ -106,7 +114,32 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
             if isinstance(value, (int, float))
         )
     )
+    print(f"all digits: {Path(cfg.work_dir) / TEST_RECORD_FILE}")
+    for file in predictions:
+        print(f"predictions: {file}")
     return 0
+
+
+def _keep_predictions(cfg: Any, prefix: str | None) -> list[str]:
+    """Let COCO's metrics write what the model found; returns the files."""
+    from mmengine.registry import METRICS
+
+    found = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
+    files = []
+    for evaluator in found:
+        kind = evaluator["type"]
+        kind = METRICS.get(kind) if isinstance(kind, str) else kind
+        if "CocoMetric" in {base.__name__ for base in getattr(kind, "__mro__", ())}:
+            place = prefix or evaluator.get("outfile_prefix") or str(Path(cfg.work_dir) / "predictions")
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            evaluator["outfile_prefix"] = place
+            metrics = evaluator.get("metric", "bbox")
+            files += [f"{place}.{m}.json" for m in ([metrics] if isinstance(metrics, str) else metrics)]
+    if prefix and not files:
+        raise UserError(
+            f"--predictions {prefix}: {cfg.filename} is no detection config with COCO's metric; leave it out"
+        )
+    return files
 
 
 def _prepare(args: argparse.Namespace) -> Any:
@@ -137,8 +170,7 @@ def _build(cfg: Any, args: argparse.Namespace, phases: tuple[str, ...]) -> Any:
     from cmae_mm.engine.preflight import check_datasets
     from cmae_mm.engine.runner import SuiteRunner
 
-    check_datasets(cfg, phases)
-    notes = adapt(cfg, args.launcher, args.amp)
+    notes = [*check_datasets(cfg, phases), *adapt(cfg, args.launcher, args.amp)]
     own = [dict(type=PlainCheckpointHook), dict(type=ProgressFileHook), dict(type=ResultRecordHook)]
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *own]
     runner = SuiteRunner.from_cfg(cfg)

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from cmae_mm.data.checks import check_ade20k, check_coco, check_image_folder
+from cmae_mm.data.checks import check_ade20k, check_image_folder
+from cmae_mm.data.coco_checks import check_coco, describe
 from cmae_mm.data.masters import MasterImages, check_masters
+from cmae_mm.errors import UserError
 
 
-def check_datasets(cfg: Config, phases: tuple[str, ...]) -> None:
+def check_datasets(cfg: Config, phases: tuple[str, ...]) -> list[str]:
     """Check every dataset that a run will read, those of its hooks included.
+
+    Of several processes on a machine only the first one looks: an annotation file may take gigabytes to read.
 
     Args:
         cfg: Config with ``{phase}_dataloader`` fields.
         phases: Of ``train``, ``val``, ``test``.
 
+    Returns:
+        Lines for the log: what was found.
+
     Raises:
         UserError: If a folder, image, annotation file or label map is missing or wrong.
     """
+    if any(int(os.environ.get(name) or 0) for name in ("LOCAL_RANK", "SLURM_LOCALID")):
+        return []
+    notes: list[str] = []
     seen: set[tuple[str, ...]] = set()
     named = [(cfg.get(f"{phase}_dataloader") or {}).get("dataset") for phase in phases]
     if "train" in phases:
@@ -28,7 +40,8 @@ def check_datasets(cfg: Config, phases: tuple[str, ...]) -> None:
     for dataset in named:
         if dataset and (key := _identity(dataset)) not in seen:
             seen.add(key)
-            _check(dataset)
+            notes += _check(dataset, cfg)
+    return notes
 
 
 def _datasets_of_hooks(cfg: Config) -> list[dict[str, Any]]:
@@ -42,24 +55,47 @@ def _identity(dataset: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(dataset.get(k)) for k in ("type", "data_root", "ann_file", "data_prefix", "split"))
 
 
-def _check(dataset: dict[str, Any]) -> None:
+def _check(dataset: dict[str, Any], cfg: Config) -> list[str]:
+    """Check one dataset; returns lines for the log."""
     inner = dataset.get("dataset")
     if isinstance(inner, dict):  # a wrapper such as RepeatDataset
-        _check(inner)
-        return
+        return _check(inner, cfg)
     names = {base.__module__.split(".")[0] + "." + base.__name__ for base in _bases(dataset)}
     root = Path(dataset.get("data_root") or "")
     prefix = dataset.get("data_prefix") or {}
     if "mmdet.CocoDataset" in names:
-        check_coco(root / dataset["ann_file"], root / prefix.get("img", ""))
-    elif "mmseg.BaseSegDataset" in names:
-        classes = (dataset.get("metainfo") or {}).get("classes") or _bases(dataset)[0].METAINFO["classes"]
-        check_ade20k(root / prefix["img_path"], root / prefix["seg_map_path"], len(classes))
+        return [_check_detection(dataset, root, cfg)]
+    if "mmseg.BaseSegDataset" in names:
+        check_ade20k(root / prefix["img_path"], root / prefix["seg_map_path"], len(_classes(dataset)))
     elif "cmae_mm.MasterImages" in names:
         check_masters({key: value for key, value in dataset.items() if key != "type"})
     elif "mmpretrain.CustomDataset" in names and not dataset.get("ann_file"):
         folder = prefix if isinstance(prefix, str) else prefix.get("img_path", "")
         check_image_folder(root, folder or dataset.get("split", ""))
+    return []
+
+
+def _check_detection(dataset: dict[str, Any], root: Path, cfg: Config) -> str:
+    ann_file, classes = root / dataset["ann_file"], _classes(dataset)
+    images = (dataset.get("data_prefix") or {}).get("img", "")
+    counts = check_coco(ann_file, root / images, classes)
+    for part in ("bbox_head", "mask_head"):
+        head = cfg.get("model", {}).get("roi_head", {}).get(part) or {}
+        for one in head if isinstance(head, (list, tuple)) else [head]:  # a cascade has several
+            if one.get("num_classes", len(classes)) != len(classes):
+                raise UserError(
+                    f"model.roi_head.{part} has num_classes={one['num_classes']}, but the data set has {len(classes)} "
+                    f"classes ({', '.join(classes[:3])} ...); set num_classes={len(classes)}"
+                )
+    return f"{ann_file}: {describe(counts)}"
+
+
+def _classes(dataset: dict[str, Any]) -> Sequence[str]:
+    """Names in the config, or else those of the dataset's class."""
+    named: Sequence[str] = (dataset.get("metainfo") or {}).get("classes") or _bases(dataset)[0].METAINFO[
+        "classes"
+    ]
+    return named
 
 
 def _bases(dataset: dict[str, Any]) -> tuple[Any, ...]:

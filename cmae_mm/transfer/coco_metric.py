@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval.core import mask as mask_api
 from mmdet.evaluation import FasterCocoMetric
 from mmdet.registry import METRICS
 from mmengine.fileio import dump
 from mmengine.logging import print_log
 from numpy.typing import NDArray
-from pycocotools import mask as mask_api
 
 from cmae_mm.transfer.mask_codes import encode_masks
 
@@ -56,7 +56,9 @@ class CMAECocoMetric(FasterCocoMetric):
     ) -> None:
         kinds = [metric] if isinstance(metric, str) else list(metric)
         if other := set(kinds) - {"bbox", "segm"}:
-            raise ValueError(f"CMAECocoMetric computes bbox and segm; for {sorted(other)} use mmdet's CocoMetric")
+            raise ValueError(
+                f"CMAECocoMetric computes bbox and segm; for {sorted(other)} use mmdet's CocoMetric"
+            )
         super().__init__(ann_file=ann_file, metric=kinds, proposal_nums=proposal_nums, **kwargs)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
@@ -109,7 +111,12 @@ class CMAECocoMetric(FasterCocoMetric):
             scores = image["scores"] if kind == "bbox" else image.get("mask_scores", image["scores"])
             columns = [boxes.tolist(), scores.tolist(), image["labels"].tolist()]
             for k, (box, score, label) in enumerate(zip(*columns, strict=True)):
-                row = {"image_id": image["img_id"], "category_id": self.cat_ids[label], "bbox": box, "score": score}
+                row = {
+                    "image_id": image["img_id"],
+                    "category_id": self.cat_ids[label],
+                    "bbox": box,
+                    "score": score,
+                }
                 if kind == "segm":
                     row["segmentation"] = image["masks"][k]
                 rows.append(row)
@@ -134,14 +141,19 @@ class CMAECocoMetric(FasterCocoMetric):
         if kind == "bbox":
             areas = [row["bbox"][2] * row["bbox"][3] for row in rows]
         else:
-            areas = mask_api.area([row["segmentation"] for row in rows]).tolist() if rows else []
+            # pycocotools.mask.area overflows beyond 255 masks
+            areas = [float(area) for area in mask_api.area([row["segmentation"] for row in rows])]
         annotations = [
             {**row, "id": k, "area": area, "iscrowd": 0}
             for k, (row, area) in enumerate(zip(rows, areas, strict=True), start=1)
         ]
         whole = self._coco_api.dataset
         loaded = COCO()
-        loaded.dataset = {"images": whole["images"], "categories": whole["categories"], "annotations": annotations}
+        loaded.dataset = {
+            "images": whole["images"],
+            "categories": whole["categories"],
+            "annotations": annotations,
+        }
         loaded.createIndex()
         return loaded
 
@@ -150,9 +162,7 @@ def _codes(masks: Any) -> list[dict[str, Any]]:
     """Run lengths with text that can go into JSON."""
     if isinstance(masks, torch.Tensor):
         return encode_masks(masks)
-    return [
-        {**m, "counts": m["counts"].decode()} if isinstance(m["counts"], bytes) else m for m in masks
-    ]
+    return [{**m, "counts": m["counts"].decode()} if isinstance(m["counts"], bytes) else m for m in masks]
 
 
 def class_table(

@@ -1,4 +1,4 @@
-"""Ground truth beside prediction, drawn by the libraries' own visualizers."""
+"""Label maps beside images, drawn by mmseg's visualizer (detections: ``detection_pictures.py``)."""
 
 from __future__ import annotations
 
@@ -9,33 +9,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from mmdet.visualization import DetLocalVisualizer
 from mmseg.visualization import SegLocalVisualizer
 
-from cmae_mm.data.taxonomy import PALETTE_ADE20K, PALETTE_COCO
+from cmae_mm.data.taxonomy import PALETTE_ADE20K
 from cmae_mm.engine.inference import picture_arguments, predict, prepare
 
-_MOST = 3  # detections shown in an image: the best ones, so that a weak model shows what it believes too
-_LEAST_SCORE = 0.05
 _TILE = 384  # width in pixels that an image is drawn at: small images are enlarged for legible labels
-
-
-def detections_main(argv: Sequence[str] | None = None) -> int:
-    """Draw boxes and masks: ``tools/visualize_detections.py``.
-
-    Args:
-        argv: Words of the command line; those of the process if None.
-
-    Returns:
-        Exit code 0.
-    """
-    args = picture_arguments("Draw ground truth (left) beside detections (right).", argv)
-    classes, model, samples = prepare(args, "val")
-    visualizer = DetLocalVisualizer(name="detections")
-    visualizer.dataset_meta = {"classes": classes, "palette": _palette(PALETTE_COCO, len(classes))}
-    columns = f"ground truth, the {_MOST} best detections"
-    results = [_best(predict(model, s)) for s in samples]
-    return _draw(args.out, visualizer, results, columns, pred_score_thr=_LEAST_SCORE)
 
 
 def segmentations_main(argv: Sequence[str] | None = None) -> int:
@@ -62,13 +41,6 @@ def segmentations_main(argv: Sequence[str] | None = None) -> int:
         with_labels=False,
         with_image=True,
     )
-
-
-def _best(result: Any) -> Any:
-    """Keep the best detections of an image."""
-    found = result.pred_instances
-    result.pred_instances = found[found.scores.argsort(descending=True)[:_MOST]]
-    return result
 
 
 def _palette(known: Sequence[Sequence[int]], count: int) -> list[tuple[int, ...]]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmae_mm.data.checks import check_ade20k, check_coco, check_image_folder
+from cmae_mm.data.checks import check_ade20k, check_image_folder
+from cmae_mm.data.coco_checks import check_coco
 from cmae_mm.data.mini import MiniSizes, make_mini
 from cmae_mm.data.taxonomy import CLASSES_ADE20K, CLASSES_COCO, CLASSES_IMAGENET
 from cmae_mm.errors import UserError

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cmae_mm.data.checks import check_ade20k, check_coco, check_image_folder
+from cmae_mm.data.checks import check_ade20k, check_image_folder
+from cmae_mm.data.coco_checks import check_coco
 
 PHOTOS = Path(os.environ.get("CMAE_MM_PHOTOS", "absent"))
 pytestmark = pytest.mark.skipif(not PHOTOS.is_dir(), reason="CMAE_MM_PHOTOS names no folder of photographs")

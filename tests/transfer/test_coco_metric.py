@@ -6,7 +6,7 @@ import torch
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from cmae_mm.transfer.coco import CMAECocoMetric
+from cmae_mm.transfer.coco_metric import CMAECocoMetric
 
 
 def prediction(api, image_id, categories, score):
