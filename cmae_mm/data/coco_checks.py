@@ -50,6 +50,7 @@ def check_coco(ann_file: Path, image_dir: Path, classes: Sequence[str] | None = 
         _check_categories(path, whole["categories"], classes)
         sizes = {row["id"]: _size(path, row) for row in whole["images"]}
         files = {folder / row["file_name"]: sizes[row["id"]] for row in whole["images"]}
+        _check_files(path, folder, files)  # before the boxes: a wrong size puts them outside
         counts = {key: len(whole[key]) for key in _LISTS}
         counts |= _check_boxes(path, whole["annotations"], sizes)
         counts |= check_outlines(path, whole["annotations"], sizes)
@@ -57,9 +58,7 @@ def check_coco(ann_file: Path, image_dir: Path, classes: Sequence[str] | None = 
         raise UserError(
             f"{path} is not a complete COCO annotation file ({error!r}); correct the file"
         ) from error
-    counts |= _harmless(path, whole, classes)
-    _check_files(path, folder, files)
-    return counts
+    return counts | _harmless(path, whole, classes)
 
 
 def describe(counts: dict[str, int]) -> str:

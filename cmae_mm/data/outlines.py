@@ -83,6 +83,8 @@ def _valid_polygons(
     lengths = np.fromiter((len(p) for _, p in found), np.intp, len(found))
     valid = (lengths % 2 == 0) & (lengths >= 6)
     kept = [p for (_, p), good in zip(found, valid, strict=True) if good]
+    if not kept:
+        return valid, owners, np.zeros((0, 4))
     try:
         flat = np.fromiter(chain.from_iterable(kept), np.float64, int(lengths[valid].sum()))
     except (TypeError, ValueError) as error:
@@ -97,8 +99,6 @@ def _valid_polygons(
         raise UserError(
             f"a polygon of annotation {where} in {path} holds a number that is not finite; correct it"
         )
-    if not len(starts):
-        return valid, owners, np.zeros((0, 4))
     x, y, first = flat[0::2], flat[1::2], starts // 2
     edges = [np.minimum.reduceat(x, first), np.minimum.reduceat(y, first)]
     edges += [np.maximum.reduceat(x, first), np.maximum.reduceat(y, first)]

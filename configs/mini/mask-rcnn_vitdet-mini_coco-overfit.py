@@ -1,8 +1,8 @@
 """Can the whole chain learn photographs by heart? A small ViTDet on 32 images of COCO, 256 px, from random weights.
 
 Trains and tests on the same images, the first 32 unless `--cfg-options train_dataloader.dataset.indices=[0,1,...]` and
-the same for `val_dataloader` and `test_dataloader` choose others. No augmentation, no drop path, no weight decay; images
-without objects stay in as negatives. 2000 iterations x 2 / 32 images = 125 epochs.
+the same for `val_dataloader` and `test_dataloader` choose others. No augmentation, no drop path, no weight decay;
+images without objects stay in as negatives. 2000 iterations x 2 / 32 images = 125 epochs.
 """
 
 from mmengine.config import read_base
