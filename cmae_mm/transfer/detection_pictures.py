@@ -210,7 +210,7 @@ def _training_sample(
     sample = dataset[index]
     pixels = sample["inputs"].permute(1, 2, 0).numpy()[..., ::-1]
     objects = detections(sample["data_samples"].gt_instances, classes, colors)
-    settings = cfg.model.data_preprocessor
+    settings = cfg.get("model", {}).get("data_preprocessor", {})
     divisor = settings.get("pad_size_divisor", 1)
     height, width = (-(-n // divisor) * divisor for n in pixels.shape[:2])
     padded = np.empty((height, width, 3), np.uint8)

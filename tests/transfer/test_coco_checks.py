@@ -108,7 +108,9 @@ def test_mistakes(check, edit, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\x1f\x8b\x08\x00", b"version https://git-lfs.github.com/spec/v1\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\x1f\x8b\x08\x00", b"version https://git-lfs.github.com/spec/v1\n"]
+)
 def test_files_that_are_not_json(good, tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(UserError, match="is not JSON"):
@@ -128,7 +130,10 @@ def test_results_are_no_annotation_file(good, tmp_path):
         (dict(segmentation=[]), "objects without an outline (left out)"),
         (dict(segmentation=[[1.0] * 7]), "objects without an outline (left out)"),
         (dict(segmentation=[[10, 10, 67, 10, 10, 40]]), "outlines beyond the image (cut)"),
-        (dict(segmentation={"size": [48, 64], "counts": [0, 480, 2592]}), "objects as run lengths (made polygons)"),
+        (
+            dict(segmentation={"size": [48, 64], "counts": [0, 480, 2592]}),
+            "objects as run lengths (made polygons)",
+        ),
         (dict(bbox=[10, 10, 60, 20]), "boxes beyond the image (cut)"),
         (dict(bbox=[10, 10, 0.5, 20]), "boxes below one pixel (left out)"),
         (dict(iscrowd=1, segmentation=[SQUARE]), "crowd regions (left out of training)"),

@@ -43,7 +43,9 @@ def scene(tmp_path_factory):
             crowd = int(rng.random() < 0.15)
             rows.append(entry(mask, id=len(rows) + 1, image_id=image, category_id=IDS[label], iscrowd=crowd))
             for spread in (0.05, 0.3)[: rng.integers(0, 3)]:
-                masks.append(ellipse(centre + spread * radii * rng.normal(size=2), radii * rng.uniform(0.8, 1.2, 2)))
+                masks.append(
+                    ellipse(centre + spread * radii * rng.normal(size=2), radii * rng.uniform(0.8, 1.2, 2))
+                )
                 labels.append(label if rng.random() < 0.8 else int(rng.integers(4)))
                 scores.append(rng.random())
         for _ in range(rng.integers(0, 9)):

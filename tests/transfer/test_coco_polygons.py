@@ -104,10 +104,21 @@ def test_no_anchor_is_ignored_for_a_crowd():
 
 def test_run_lengths_of_objects_become_the_same_pixels():
     rng = np.random.default_rng(3)
-    mask = rle.decode(rle.merge(rle.frPyObjects([star(rng, (60, 45), 30).clip(0, 89).tolist()], 90, 120))).astype(bool)
+    mask = rle.decode(
+        rle.merge(rle.frPyObjects([star(rng, (60, 45), 30).clip(0, 89).tolist()], 90, 120))
+    ).astype(bool)
     mask[40:44, 55:60] = False  # a hole
-    masks = loaded([instance(run_lengths(mask)), instance({"size": [90, 120], "counts": rle.encode(
-        np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()})])["gt_masks"]
+    masks = loaded(
+        [
+            instance(run_lengths(mask)),
+            instance(
+                {
+                    "size": [90, 120],
+                    "counts": rle.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode(),
+                }
+            ),
+        ]
+    )["gt_masks"]
     assert isinstance(masks, PolygonMasks)
     for drawn in masks.to_ndarray():
         np.testing.assert_array_equal(drawn.astype(bool), mask)
@@ -141,12 +152,23 @@ def picture_set(tmp_path_factory):
     crowd = np.zeros((200, 300), bool)
     crowd[100:180, 20:200] = True
     rows = [
-        {"segmentation": [[240, 150, 290, 150, 290, 190, 240, 190]], "bbox": [240, 150, 50, 40], "area": 2000},
+        {
+            "segmentation": [[240, 150, 290, 150, 290, 190, 240, 190]],
+            "bbox": [240, 150, 50, 40],
+            "area": 2000,
+        },
         {"segmentation": run_lengths(crowd), "bbox": [20, 100, 180, 80], "area": 14400, "iscrowd": 1},
-        {"segmentation": [[10, 10, 13, 10, 13, 13, 10, 13]], "bbox": [10, 10, 3, 3], "area": 9, "image_id": 2},
+        {
+            "segmentation": [[10, 10, 13, 10, 13, 13, 10, 13]],
+            "bbox": [10, 10, 3, 3],
+            "area": 9,
+            "image_id": 2,
+        },
     ]
     rows = [{"id": k, "image_id": 1, "category_id": 1, "iscrowd": 0, **row} for k, row in enumerate(rows, 1)]
-    images = [{"id": k, "file_name": f"{n}.png", "width": 300, "height": 200} for k, n in ((1, "a"), (2, "b"))]
+    images = [
+        {"id": k, "file_name": f"{n}.png", "width": 300, "height": 200} for k, n in ((1, "a"), (2, "b"))
+    ]
     whole = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "thing"}]}
     (root / "instances.json").write_text(json.dumps(whole))
     return root
@@ -217,7 +239,9 @@ def test_padding_is_the_mean_colour(picture_set):
     cfg.pad_size_divisor = 128
     sample = lsj(picture_set)[0]
     height, width = sample["inputs"].shape[1:]
-    whole = MODELS.build(cfg)({"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}, training=True)
+    whole = MODELS.build(cfg)(
+        {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}, training=True
+    )
     assert whole["inputs"].shape == (1, 3, 128, 128)
     padding = torch.ones(128, 128, dtype=torch.bool)
     padding[:height, :width] = False
@@ -231,7 +255,10 @@ def test_mask_targets_of_polygons_and_bitmaps(seed):
     rng = np.random.default_rng(seed)
     polygons = PolygonMasks([[star(rng, (70, 70), 55)], [star(rng, (60, 80), 40)]], 140, 140)
     bitmaps = BitmapMasks(polygons.to_ndarray().astype(np.uint8), 140, 140)
-    boxes, which = torch.tensor([[10.0, 12, 130, 128], [15, 35, 110, 125], [60, 60, 100, 140]]), torch.tensor([0, 1, 1])
+    boxes, which = (
+        torch.tensor([[10.0, 12, 130, 128], [15, 35, 110, 125], [60, 60, 100, 140]]),
+        torch.tensor([0, 1, 1]),
+    )
     settings = ConfigDict(mask_size=28)
     ours = mask_target([boxes], [which], [polygons], settings)
     theirs = mask_target([boxes], [which], [bitmaps], settings)
