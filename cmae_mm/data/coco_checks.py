@@ -120,8 +120,8 @@ def _check_ids(path: Path, whole: dict[str, Any]) -> None:
         "category_id": {r["id"] for r in whole["categories"]},
     }
     for row in whole["annotations"]:
-        for key, ids in known.items():
-            if row.get(key) not in ids:
+        for key, there in known.items():
+            if row.get(key) not in there:
                 raise UserError(
                     f"annotation {row['id']} in {path} has the unknown {key} {row.get(key)}; correct the file"
                 )

@@ -47,7 +47,7 @@ def detections_main(argv: Sequence[str] | None = None) -> int:
     for k in _chosen(dataset, args):
         truth = dataset.get_data_info(k)
         image = _read(truth["img_path"])
-        objects = ground_truth(truth, image.shape[:2], classes, colors)
+        objects = ground_truth(truth, (image.shape[0], image.shape[1]), classes, colors)
         left = draw(image, objects, _TILE)
         name = f"{Path(truth['img_path']).name} (id {truth['img_id']})"
         if model:
@@ -184,7 +184,7 @@ def detections(found: Any, classes: Sequence[str], colors: Sequence[RGB]) -> lis
         As many objects.
     """
     boxes = getattr(found.bboxes, "tensor", found.bboxes)
-    masks = getattr(found, "masks", None)
+    masks: Any = getattr(found, "masks", None)
     pixels = masks.to_ndarray() if hasattr(masks, "to_ndarray") else masks
     objects = []
     for k, label in enumerate(found.labels.tolist()):

@@ -26,7 +26,7 @@ def encode_masks(masks: torch.Tensor) -> list[dict[str, Any]]:
     """
     height, width = masks.shape[1:]
     pixels = masks.detach().bool().cpu().numpy().view(np.uint8)
-    filled_rows = pixels.any(axis=2)
+    filled_rows: NDArray[np.bool_] = np.any(pixels, axis=2)
     codes = []
     for mask, rows in zip(pixels, filled_rows, strict=True):
         counts = {"size": [height, width], "counts": _run_lengths(mask, rows)}

@@ -107,7 +107,7 @@ def compare(root: Path, count: int) -> None:
         peaks, sent, seconds = zip(*rows, strict=True)
         print(
             f"  {name}: peak {statistics.mean(peaks):6.1f} MB on average, {max(peaks):7.1f} MB at most; "
-            f"annotations sent {statistics.mean(sent):6.2f} MB, {max(sent):6.1f} at most; "
+            f"annotations sent {1e3 * statistics.mean(sent):6.0f} kB, {1e3 * max(sent):6.0f} at most; "
             f"{1e3 * statistics.mean(seconds):5.0f} ms a sample"
         )
     means = {name: np.mean(rows, axis=0) for name, rows in figures.items()}
