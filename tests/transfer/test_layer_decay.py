@@ -89,7 +89,7 @@ def test_every_parameter_gets_what_the_slow_rule_says(cls, no_decay, exempt):
     for name, values in expected.items():
         assert actual[name] == pytest.approx(values, rel=1e-12), name
     assert len(wrapper.optimizer.param_groups) <= 2 * (3 + 2)
-    assert len({(g["layer_id"], g["weight_decay"]) for g in wrapper.optimizer.param_groups}) == len(
+    assert len({(g["lr_scale"], g["weight_decay"]) for g in wrapper.optimizer.param_groups}) == len(
         wrapper.optimizer.param_groups
     )
 
