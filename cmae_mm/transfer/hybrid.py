@@ -43,7 +43,7 @@ class CMAEHybridViTDet(BaseModule):
         drop_path_rate: Probability at the last block, rising linearly from 0 at the first, convolutional ones included.
         share_tables: Let all windowed blocks have one table, and all global ones another.
         train_positions: Whether the position table is trained.
-        maps: ``last`` returns the last stage only; ``stages``, for an FPN, all three and a half-size maximum of the last.
+        maps: ``last`` returns the last stage; ``stages``, for an FPN, all three and a half-size maximum of the last.
         with_cp: Recompute attention blocks in the backward pass to save memory.
         backbone_file: Backbone file that ``init_weights`` loads; None leaves the random weights.
         init_cfg: mmengine initialisation.

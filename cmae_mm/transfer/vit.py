@@ -43,6 +43,7 @@ class DenseViT(BaseModule):
         layer_scale: Initial scale of the branches of each block; None has no scales. A backbone file without
             scales sets them to one.
         share_tables: Let all windowed blocks have one table, and all global ones another.
+        train_positions: Whether the position table is trained.
         with_cp: Recompute blocks in the backward pass to save memory.
         backbone_file: Backbone file that ``init_weights`` loads; None leaves the random weights.
         init_cfg: mmengine initialisation.
@@ -68,6 +69,7 @@ class DenseViT(BaseModule):
         drop_path_rate: float = 0.0,
         layer_scale: float | None = None,
         share_tables: bool = False,
+        train_positions: bool = True,
         with_cp: bool = False,
         backbone_file: str | None = None,
         init_cfg: dict[str, Any] | None = None,
@@ -87,7 +89,7 @@ class DenseViT(BaseModule):
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims)) if cls_token else None
         places = (pretrain_img_size // patch_size) ** 2
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + places, embed_dims))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + places, embed_dims), requires_grad=train_positions)
         side = img_size // patch_size
         self.blocks = BlockStack(
             embed_dims,

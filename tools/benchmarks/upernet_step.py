@@ -2,8 +2,8 @@
 
     python tools/benchmarks/upernet_step.py [--size 256] [--batch 2] [--arch mini|base]
 
-The baseline is mmseg's ``MAE`` backbone. Measurements alternate, so that whatever else the machine does hits both alike; ratios are medians over rounds. Peak
-memory is measured in a process for each model.
+The baseline is mmseg's ``MAE`` backbone. Measurements alternate, so that whatever else the machine does hits both
+alike; ratios are medians over rounds. Peak memory is measured in a process for each model.
 """
 
 from __future__ import annotations

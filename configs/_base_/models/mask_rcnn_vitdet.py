@@ -9,13 +9,13 @@ from mmdet.models import (
     MaskRCNN,
     RPNHead,
     Shared4Conv1FCBBoxHead,
-    SingleRoIExtractor,
     StandardRoIHead,
 )
 from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder, MaxIoUAssigner, RandomSampler
 
 from cmae_mm.transfer.coco import CMAEViTDet
 from cmae_mm.transfer.pyramid import ChannelLayerNorm, SimpleFeaturePyramid
+from cmae_mm.transfer.rois import CMAERoIExtractor
 
 # mmcv would fill in 1e-5
 norm_cfg = dict(type=ChannelLayerNorm, eps=1e-6)
@@ -63,7 +63,7 @@ model = dict(
     roi_head=dict(
         type=StandardRoIHead,
         bbox_roi_extractor=dict(
-            type=SingleRoIExtractor,
+            type=CMAERoIExtractor,
             roi_layer=dict(type=RoIAlign, output_size=7, sampling_ratio=0),
             out_channels=256,
             featmap_strides=[4, 8, 16, 32],
@@ -82,7 +82,7 @@ model = dict(
             loss_bbox=dict(type=L1Loss, loss_weight=1.0),
         ),
         mask_roi_extractor=dict(
-            type=SingleRoIExtractor,
+            type=CMAERoIExtractor,
             roi_layer=dict(type=RoIAlign, output_size=14, sampling_ratio=0),
             out_channels=256,
             featmap_strides=[4, 8, 16, 32],
