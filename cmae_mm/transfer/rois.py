@@ -1,9 +1,9 @@
-"""Regions of interest in full precision, whatever the precision of the network."""
+"""Boxes and regions of interest in full precision, whatever the precision of the network."""
 
 from __future__ import annotations
 
 import torch
-from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmdet.models import ConvFCBBoxHead, FCNMaskHead, RPNHead, SingleRoIExtractor
 from mmdet.registry import MODELS
 
 
@@ -33,3 +33,49 @@ class CMAERoIExtractor(SingleRoIExtractor):
         """
         full = tuple(level.float() for level in feats)
         return super().forward(full, rois.float(), roi_scale_factor)
+
+
+@MODELS.register_module()
+class CMAERPNHead(RPNHead):
+    """mmdet's region proposals with float32 predictions.
+
+    mmdet makes anchors in the type of the predictions, so half precision would round every anchor and proposal.
+    """
+
+    def forward_single(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predict on one level.
+
+        Args:
+            x: (B, C, H, W).
+
+        Returns:
+            Scores (B, anchors, H, W) and box offsets (B, 4 * anchors, H, W), float32.
+        """
+        scores, offsets = super().forward_single(x)
+        return scores.float(), offsets.float()
+
+
+@MODELS.register_module()
+class CMAEBBoxHead(ConvFCBBoxHead):
+    """mmdet's box head with float32 predictions, so that boxes are decoded and compared in full precision."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predict for regions.
+
+        Args:
+            x: (N, C, side, side).
+
+        Returns:
+            Scores (N, classes + 1) and box offsets (N, 4 * classes), float32.
+        """
+        scores, offsets = super().forward(x)
+        return scores.float(), offsets.float()
+
+
+@MODELS.register_module()
+class CMAEMaskHead(FCNMaskHead):
+    """mmdet's mask head with float32 predictions: masks are pasted and compared in full precision."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Predict (N, classes, 2 * side, 2 * side) logits, float32, from regions (N, C, side, side)."""
+        return super().forward(x).float()

@@ -13,14 +13,12 @@ with read_base():
 from mmdet.models import (
     CascadeRCNN,
     CascadeRoIHead,
-    ConvFCBBoxHead,
     CrossEntropyLoss,
-    FCNMaskHead,
     SmoothL1Loss,
 )
 from mmdet.models.task_modules import DeltaXYWHBBoxCoder, MaxIoUAssigner, RandomSampler
 
-from cmae_mm.transfer.rois import CMAERoIExtractor
+from cmae_mm.transfer.rois import CMAEBBoxHead, CMAEMaskHead, CMAERoIExtractor
 from mmcv.ops import RoIAlign
 
 model["type"] = CascadeRCNN
@@ -41,7 +39,7 @@ model["roi_head"] = dict(
     ),
     bbox_head=[
         dict(
-            type=ConvFCBBoxHead,
+            type=CMAEBBoxHead,
             num_shared_convs=4,
             num_shared_fcs=1,
             in_channels=256,
@@ -65,7 +63,7 @@ model["roi_head"] = dict(
         featmap_strides=[4, 8, 16, 32],
     ),
     mask_head=dict(
-        type=FCNMaskHead,
+        type=CMAEMaskHead,
         num_convs=4,
         in_channels=256,
         conv_out_channels=256,

@@ -4,18 +4,15 @@ from mmcv.ops import RoIAlign
 from mmdet.models import (
     CrossEntropyLoss,
     DetDataPreprocessor,
-    FCNMaskHead,
     L1Loss,
     MaskRCNN,
-    RPNHead,
-    Shared4Conv1FCBBoxHead,
     StandardRoIHead,
 )
 from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder, MaxIoUAssigner, RandomSampler
 
 from cmae_mm.transfer.coco import CMAEViTDet
 from cmae_mm.transfer.pyramid import ChannelLayerNorm, SimpleFeaturePyramid
-from cmae_mm.transfer.rois import CMAERoIExtractor
+from cmae_mm.transfer.rois import CMAEBBoxHead, CMAEMaskHead, CMAERoIExtractor, CMAERPNHead
 
 # mmcv would fill in 1e-5
 norm_cfg = dict(type=ChannelLayerNorm, eps=1e-6)
@@ -48,7 +45,7 @@ model = dict(
     ),
     neck=dict(type=SimpleFeaturePyramid, in_channels=768, out_channels=256, scales=(4.0, 2.0, 1.0, 0.5)),
     rpn_head=dict(
-        type=RPNHead,
+        type=CMAERPNHead,
         in_channels=256,
         feat_channels=256,
         num_convs=2,
@@ -69,7 +66,9 @@ model = dict(
             featmap_strides=[4, 8, 16, 32],
         ),
         bbox_head=dict(
-            type=Shared4Conv1FCBBoxHead,
+            type=CMAEBBoxHead,
+            num_shared_convs=4,
+            num_shared_fcs=1,
             in_channels=256,
             conv_out_channels=256,
             fc_out_channels=1024,
@@ -88,7 +87,7 @@ model = dict(
             featmap_strides=[4, 8, 16, 32],
         ),
         mask_head=dict(
-            type=FCNMaskHead,
+            type=CMAEMaskHead,
             num_convs=4,
             in_channels=256,
             conv_out_channels=256,
