@@ -1,18 +1,19 @@
-"""Time the forward and backward pass of two backbones in turns; measure the peak memory of each in its own process."""
+"""Time the forward and backward pass of two backbones in turns, each in a process of its own."""
 
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
+from _workers import ANSWER, Worker, peak_bytes
 from torch import nn
 
+from cmae_mm.engine.cpu import fit_to_cpu, keep_memory
 from cmae_mm.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -38,8 +39,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         default="wall",
         help="cpu: processor time of all threads, steadier where other programs run; best with --threads 1",
     )
-    made.add_argument("--no-memory", action="store_true", help="skip peak memory, which restarts each model")
-    made.add_argument("--peak-of", help=argparse.SUPPRESS)
+    made.add_argument(
+        "--plain-cpu",
+        action="store_true",
+        help="run ours on a CPU without what runs of the suite do there: kept memory, oneDNN's matrix products",
+    )
+    made.add_argument("--serve", help=argparse.SUPPRESS)
     return made
 
 
@@ -88,28 +93,6 @@ def step(model: nn.Module, images: torch.Tensor, precision: str, clock: Callable
     return seconds
 
 
-def peak_bytes(model: nn.Module, images: torch.Tensor, precision: str) -> int:
-    """Do two steps and tell the peak memory: what torch allocated on a GPU, else what this process held at most."""
-    for _ in range(2):
-        step(model, images, precision, time.perf_counter)
-    if images.is_cuda:
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def peak_in_own_process(name: str, argv: Sequence[str]) -> int:
-    """Start this program again to measure the peak memory of one model, in bytes.
-
-    Raises:
-        UserError: It failed; it has said why.
-    """
-    command = [sys.executable, sys.argv[0], *argv, "--peak-of", name]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise UserError(f"The step of {name} failed, see above; repair that or use --no-memory.")
-    return int(done.stdout.splitlines()[-1])
-
-
 def compare(
     makers: Mapping[str, Callable[[], nn.Module]],
     images: torch.Tensor,
@@ -122,23 +105,44 @@ def compare(
         makers: Makes each model, on the device of the images; ours first.
         images: (B, 3, H, W).
         args: Of :func:`parser`, settled.
-        argv: Words of the command line, for the processes that measure memory.
+        argv: Words of the command line, for the processes of the models.
     """
-    if args.peak_of:
-        print(peak_bytes(makers[args.peak_of](), images, args.precision))
+    if args.serve:
+        serve(makers[args.serve], images, args, ours=args.serve == next(iter(makers)))
         return
-    peaks = {} if args.no_memory else {name: peak_in_own_process(name, argv) for name in makers}
-    clock = time.process_time if args.clock == "cpu" else time.perf_counter
-    models = {name: make() for name, make in makers.items()}
-    rates: dict[str, list[float]] = {name: [] for name in models}
-    for i in range(args.rounds + 1):
-        for name, model in models.items():
-            seconds = step(model, images, args.precision, clock)
-            if i:  # the first is a warm-up
-                rates[name].append(len(images) / seconds)
+    rates: dict[str, list[float]] = {name: [] for name in makers}
+    peaks: dict[str, int] = {}
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(name, sys.argv[0], argv)) for name in makers]
+        for _ in range(args.rounds):
+            for worker in workers:
+                rate, peaks[worker.name] = worker.measure()
+                rates[worker.name].append(rate)
     where = torch.cuda.get_device_name() if images.is_cuda else f"CPU, {torch.get_num_threads()} threads"
     print(f"{where}, torch {torch.__version__}, batch {len(images)}, {images.shape[-1]} px, {args.precision}")
     report(rates, peaks)
+
+
+def serve(make: Callable[[], nn.Module], images: torch.Tensor, args: argparse.Namespace, ours: bool) -> None:
+    """Be the process of one model: for each line of standard input measure once, print images/s and peak bytes.
+
+    Args:
+        make: Makes the model.
+        images: (B, 3, H, W).
+        args: Of :func:`parser`, settled.
+        ours: Whether it runs on a CPU as runs of the suite do: with memory that is kept, and its linear layers.
+    """
+    fit = ours and not args.plain_cpu and not images.is_cuda
+    if fit:
+        keep_memory()
+    model = fit_to_cpu(make()) if fit else make()
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
+    for _ in range(2):
+        step(model, images, args.precision, clock)  # warm-up: the second fits memory to it
+    print(ANSWER, "ready", flush=True)
+    for _ in sys.stdin:
+        rate = len(images) / step(model, images, args.precision, clock)
+        print(ANSWER, rate, peak_bytes(images.device), flush=True)
 
 
 def report(rates: Mapping[str, Sequence[float]], peaks: Mapping[str, int]) -> None:
@@ -146,15 +150,15 @@ def report(rates: Mapping[str, Sequence[float]], peaks: Mapping[str, int]) -> No
 
     Args:
         rates: Images/s of each round, by model; ours first.
-        peaks: Bytes, by model; empty if not measured.
+        peaks: Bytes, by model.
     """
     for name, values in rates.items():
-        peak = f", peak {peaks[name] / 2**30:.2f} GiB" if peaks else ""
+        peak = f", peak {peaks[name] / 2**30:.2f} GiB"
         spread = f"({min(values):.3f} to {max(values):.3f})"
         print(f"  {name:24s} {statistics.median(values):8.3f} images/s {spread}{peak}")
     (ours, own), *others = rates.items()
     for name, values in others:
         ratios = [a / b for a, b in zip(own, values, strict=True)]
-        memory = f", memory {peaks[ours] / peaks[name]:.2f}" if peaks else ""
+        memory = f", memory {peaks[ours] / peaks[name]:.2f}"
         spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
         print(f"  ratio to {name}: images/s {statistics.median(ratios):.2f} {spread}{memory}")

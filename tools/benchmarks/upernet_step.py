@@ -2,8 +2,12 @@
 
     python tools/benchmarks/upernet_step.py [--size 256] [--batch 2] [--arch mini|base]
 
-The baseline is mmseg's ``MAE`` backbone. Measurements alternate, so that whatever else the machine does hits both
-alike; ratios are medians over rounds. Peak memory is measured in a process for each model.
+The baseline is mmseg's ``MAE`` backbone.
+
+Each model has a process of its own, which waits while another works. Measurements alternate, so that whatever else
+the machine does hits both alike; ratios are medians over rounds. Peak memory is what torch allocated on a GPU, else
+what the process held at most, libraries included. On a CPU ours runs as `tools/train.py` runs it: it keeps freed
+memory, and takes oneDNN's matrix products where they are faster; `--plain-cpu` leaves that out.
 """
 
 from __future__ import annotations
