@@ -5,8 +5,8 @@ inferred from the missing mask AP. Everything here is a choice: detector and jit
 rate drops at 8/9 and 26/27, learning rate, decays and drop path are usual ones. Never rank it among ViTs, and never
 take a difference to 52.3 for one under the same protocol.
 
-The backbone is mmpretrain's and takes its checkpoints through `model.backbone.init_cfg`. A backbone file holds no
-Swin, so `--backbone` is refused. 36 epochs x 118,000 / 64 = 66,375 iterations.
+The backbone is mmpretrain's and takes its checkpoints through `model.backbone.init_cfg`. It reads no backbone file, so
+`--backbone` is refused. 36 epochs x 118,000 / 64 = 66,375 iterations.
 """
 
 from mmengine.config import read_base
