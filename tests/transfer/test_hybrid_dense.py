@@ -1,6 +1,7 @@
 """The hybrid backbone for dense tasks against tensors recorded from ConvMAE, and against the encoder of pretraining."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import cmae_mm.compat  # noqa: F401  (before torchvision)
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cmae_mm.checkpoints.sources.convmae import hybrid_name
+from cmae_mm.checkpoints import BackboneHeader, save_backbone
+from cmae_mm.checkpoints.sources.convmae import canonical_state, hybrid_name
 from cmae_mm.layers.conv_stages import ConvBlock
+from cmae_mm.pretrain.describe import describe_encoder
 from cmae_mm.pretrain.hybrid import CMAEHybridViT
 from cmae_mm.transfer.hybrid import CMAEHybridViTDet
 
@@ -89,3 +92,30 @@ def test_recomputing_blocks_changes_no_gradient():
     assert all(g is not None for g in grads[0].values())
     for name, grad in grads[0].items():
         torch.testing.assert_close(grad, grads[1][name], atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "fusion", [True, False]
+)  # with it the file holds the multi-scale sum, which stays behind
+def test_starts_from_the_backbone_file_of_a_hybrid(fusion, tmp_path):
+    torch.manual_seed(0)
+    arch = dict(widths=(16, 24, 48), depths=(2, 1, 3), heads=4, mlp_ratios=(4, 4, 4))
+    encoder = CMAEHybridViT(arch, img_size=64, fusion=fusion)
+    encoder.init_weights()
+    state = canonical_state(encoder.state_dict())
+    feed = SimpleNamespace(
+        mean=torch.tensor([123.675, 116.28, 103.53]),
+        std=torch.tensor([58.395, 57.12, 57.375]),
+        channel_order="rgb",
+    )
+    header = BackboneHeader(**describe_encoder("cmae", encoder, feed))
+    save_backbone(tmp_path / "hybrid.safetensors", state, header)
+    vit = CMAEHybridViTDet(
+        backbone_file=str(tmp_path / "hybrid.safetensors"), **SIZES, **{**PLAIN, "pretrain_img_size": 96}
+    )
+    vit.init_weights()
+    own = vit.state_dict()
+    assert own["pos_embed"].shape[1] == 6 * 6  # resized from 4 x 4
+    assert own.keys() <= state.keys()
+    for key in own.keys() - {"pos_embed"}:
+        torch.testing.assert_close(own[key], state[key], atol=0, rtol=0)
