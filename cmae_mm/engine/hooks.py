@@ -136,6 +136,7 @@ class ResultRecordHook(Hook):
         backbone = runner.cfg.get("model", {}).get("backbone", {})
         return {
             "config": Path(runner.cfg.filename or "").name,
+            "protocol": runner.cfg.get("protocol"),
             "backbone_file": (file := backbone.get("backbone_file")),
             "backbone_sha256": sha256_of(file) if file else None,
             "seed": runner.seed,

@@ -1,53 +1,69 @@
-"""Images a second, forward and backward, of the UperNet backbone against mmseg's ``MAE`` backbone.
+"""How fast are forward and backward of the UperNet backbone, and how much memory do they need?
 
-    python tools/benchmarks/upernet_step.py [--size 256] [--batch 2] [--rounds 5] [--arch mini|base]
+    python tools/benchmarks/upernet_step.py [--size 256] [--batch 2] [--arch mini|base]
 
-Rounds alternate, so that a busy machine slows both.
+The baseline is mmseg's ``MAE`` backbone.
+
+Each model has a process of its own, which waits while another works. Measurements alternate, so that whatever else
+the machine does hits both alike; ratios are medians over rounds. Peak memory is what torch allocated on a GPU, else
+what the process held at most, libraries included. On a CPU ours runs as `tools/train.py` runs it: it keeps freed
+memory, and takes oneDNN's matrix products where they are faster; `--plain-cpu` leaves that out.
 """
 
-import argparse
-import sys
-from pathlib import Path
+from __future__ import annotations
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+import sys
+from collections.abc import Sequence
+
+import torch
 
 import cmae_mm.compat  # noqa: F401  (before torchvision)
 
 # isort: split
 
-import torch
-from _alternate import compare
+from _alternate import compare, parser, settle
 from mmseg.models.backbones import MAE
 
+from cmae_mm.cli import guard
 from cmae_mm.transfer.ade20k import CMAEUperNetViT
 
 # width, depth, heads, patch, and the blocks whose maps are used
 ARCHS = {"mini": (192, 6, 3, 8, (1, 2, 4, 5)), "base": (768, 12, 12, 16, (3, 5, 7, 11))}
 
 
-def main() -> None:
-    """Build both at one size and time them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--size", type=int, default=256, help="side of the image in pixels")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--arch", choices=ARCHS, default="mini")
-    args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build both at one size and time them.
+
+    Args:
+        argv: Words of the command line; those of the process if None.
+
+    Returns:
+        Exit code 0.
+    """
+    options = parser(__doc__)
+    options.add_argument("--size", type=int, default=256, help="side of the image in pixels")
+    options.add_argument("--arch", choices=ARCHS, default="mini")
+    options.set_defaults(batch=2)
+    args = options.parse_args(argv)
+    device = settle(args)
     width, depth, heads, patch, indices = ARCHS[args.arch]
     common = dict(img_size=args.size, patch_size=patch, embed_dims=width, num_heads=heads)
-    torch.manual_seed(0)
-    ours = CMAEUperNetViT(depth=depth, out_indices=indices, pretrain_img_size=args.size, **common).to(device)
-    theirs = MAE(
-        num_layers=depth,
-        out_indices=list(indices),
-        norm_cfg=dict(type="LN", eps=1e-6),
-        init_values=1.0,
-        **common,
-    ).to(device)
+    makers = {
+        "cmae_mm": lambda: CMAEUperNetViT(
+            depth=depth, out_indices=indices, pretrain_img_size=args.size, **common
+        ).to(device),
+        "mmseg": lambda: MAE(
+            num_layers=depth,
+            out_indices=list(indices),
+            norm_cfg=dict(type="LN", eps=1e-6),
+            init_values=1.0,
+            **common,
+        ).to(device),
+    }
     images = torch.randn(args.batch, 3, args.size, args.size, device=device)
-    compare({"cmae_mm UperNet ViT": ours, "mmseg MAE": theirs}, images, args.rounds)
+    compare(makers, images, args, sys.argv[1:] if argv is None else argv)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    guard(main)
