@@ -121,6 +121,7 @@ class ResultRecordHook(Hook):
         record = self._base(runner) | {
             "history": self.history,
             "last": self.history[-1] if self.history else {},
+            "accumulated_batches": getattr(runner.train_loop, "accumulate", 1),
         }
         keys = [k for k in record["last"] if k not in ("iter", "epoch")]
         record["best"] = {k: max(h[k] for h in self.history if k in h) for k in keys}
