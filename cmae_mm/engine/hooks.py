@@ -128,13 +128,15 @@ class ResultRecordHook(Hook):
         write_json(Path(runner.work_dir) / RECORD_FILE, record)
 
     def _base(self, runner: Runner) -> dict[str, Any]:
-        backbone = runner.cfg.get("model", {}).get("backbone", {})
+        model = runner.cfg.get("model", {})
+        backbone = model.get("module", model).get("backbone", {})
         return {
             "config": Path(runner.cfg.filename or "").name,
             "protocol": runner.cfg.get("protocol"),
             "backbone_file": (file := backbone.get("backbone_file")),
             "backbone_sha256": sha256_of(file) if file else None,
             "seed": runner.seed,
+            "test_time_augmentation": "module" in model,
             "iterations": runner.iter,
             "seconds": round(time.time() - self._start, 1),
             "device": device_name(),

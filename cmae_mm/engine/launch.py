@@ -94,6 +94,9 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser("Evaluate a checkpoint with its config.")
     parser.add_argument("checkpoint", help="checkpoint (.pth) of a training run of this config")
+    parser.add_argument(
+        "--tta", action="store_true", help="test-time augmentation, as the config describes it"
+    )
     args = parser.parse_args(argv)
     if not Path(args.checkpoint).is_file():
         raise UserError(f"{args.checkpoint}: no such checkpoint file; check the path")
@@ -105,6 +108,10 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
     cfg.load_from = args.checkpoint
     for model_part in (cfg.model, cfg.model.get("backbone", {})):
         model_part.pop("init_cfg", None)
+    if args.tta:
+        from cmae_mm.engine.config import use_tta
+
+        use_tta(cfg)
     runner = _build(cfg, args, ("test",))
     metrics = runner.test()
     print(

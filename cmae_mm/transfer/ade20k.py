@@ -61,7 +61,9 @@ class CMAEUperNetHybrid(CMAEHybridViTDet):
         **kwargs: See :class:`~cmae_mm.transfer.hybrid.CMAEHybridViTDet`.
     """
 
-    def __init__(self, layer_scale: float = 1.0, norm_cfg: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, layer_scale: float = 1.0, norm_cfg: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         kwargs.setdefault("img_size", 512)
         kwargs.setdefault("pretrain_img_size", kwargs["img_size"])
         super().__init__(**{"rel_pos": "table", "window_blocks": (), "maps": "stages", **kwargs})

@@ -12,8 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from cmae_mm.engine.cpu import times_transposed
 
 Grid = tuple[int, int]
 ALIGNMENT = 16
@@ -59,8 +62,6 @@ def write_bias(bias: Tensor, view: Tensor, table: Tensor) -> None:
 def sum_of_offsets(grad: Tensor, grid: Grid) -> Tensor:
     """Add up the gradients of all pairs of places that have the same offset: the transpose of :func:`write_bias`.
 
-    Adding the key's column to the query's is a skew: rows of 2C values, read as rows of 2C - 1, shift by one each.
-
     Args:
         grad: (heads, N, N), queries from the last to the first.
         grid: Rows and columns.
@@ -71,24 +72,14 @@ def sum_of_offsets(grad: Tensor, grid: Grid) -> Tensor:
     rows, columns = grid
     places = rows * columns
     first = grad.shape[-1] - places
-    wide = torch.promote_types(grad.dtype, torch.float32)
-    pairs = grad[:, :places, first:].unflatten(2, grid).unflatten(1, grid).permute(0, 1, 3, 2, 4)
-    by_column = _skewed_sum(pairs, wide)  # (heads, rows, rows, 2C - 1)
-    images = _skewed_sum(by_column.transpose(2, 3).transpose(1, 2), wide)  # (heads, 2C - 1, 2R - 1)
-    table = images.transpose(1, 2).flip(1, 2).flatten(1)
+    grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
+    # Each query lays the map of its keys down at its own place; what overlaps is added.
+    images = F.fold(grad[:, :places, first:], (2 * rows - 1, 2 * columns - 1), grid)
+    table = images[:, 0].flip(1, 2).flatten(1)
     if first:
-        ends = grad[:, -1, 1:].sum(1, dtype=wide), grad[:, :-1, 0].sum(1, dtype=wide), grad[:, -1, 0].to(wide)
+        ends = (grad[:, -1, 1:].sum(1), grad[:, :-1, 0].sum(1), grad[:, -1, 0])
         table = torch.cat((table, torch.stack(ends, dim=1)), dim=1)
     return table.T
-
-
-def _skewed_sum(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """(..., I, J) to (..., I + J - 1): entry k is the sum over i + j = k."""
-    i, j = x.shape[-2:]
-    padded = x.new_zeros(*x.shape[:-1], i + j)
-    padded[..., :j] = x
-    skewed = padded.flatten(-2)[..., : i * (i + j - 1)].unflatten(-1, (i, i + j - 1))
-    return skewed.sum(-2, dtype=dtype)
 
 
 class _WrittenBias(torch.autograd.Function):
@@ -130,7 +121,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, table: Tensor, grid: Grid) -> Tensor:
         out = torch.empty_like(q.transpose(1, 2)).transpose(1, 2)  # as the next layer wants to read it
-        weights = _Weights(q, k, table, grid)
+        weights = _Weights(q * q.shape[-1] ** -0.5, k, table, grid)
         for head in range(q.shape[1]):
             weights.take_head(head)
             for image in range(len(q)):
@@ -147,8 +138,8 @@ class _Attend(torch.autograd.Function):
         by_part = q.new_empty(3, q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(2, 3)
         grad_q, grad_k, grad_v = by_part.unbind(0)
         delta = (grad * out).sum(-1, keepdim=True)
+        q = q * scale
         weights = _Weights(q, k, table, ctx.grid)
-        of_logits = q.new_empty(q.shape[2], k.shape[2])
         of_table = torch.empty_like(table)
         for head in range(q.shape[1]):
             weights.take_head(head)
@@ -156,13 +147,12 @@ class _Attend(torch.autograd.Function):
             for image in range(len(q)):
                 p, at = weights.of(image), (image, head)
                 torch.mm(p.T, grad[at], out=grad_v[at])
-                torch.mm(grad[at], v[at].T, out=of_logits)
-                of_logits.sub_(delta[at]).mul_(p)
+                of_logits = times_transposed(grad[at], v[at]).sub_(delta[at]).mul_(p)
                 torch.mm(of_logits, k[at], out=grad_q[at])
                 torch.mm(of_logits.T, q[at], out=grad_k[at])
-                total = of_logits if len(q) == 1 else of_logits.clone() if total is None else total.add_(of_logits)
+                total = of_logits if total is None else total.add_(of_logits)
             of_table[:, head] = sum_of_offsets(total[None], ctx.grid)[:, 0]
-        by_part[:2] *= scale
+        grad_q *= scale  # the gradient of the key has the scale of the query already
         return grad_q, grad_k, grad_v, of_table, None
 
 
@@ -170,19 +160,19 @@ class _Weights:
     """Attention weights of one head and image at a time, in memory that is used again."""
 
     def __init__(self, q: Tensor, k: Tensor, table: Tensor, grid: Grid) -> None:
+        """The query is scaled."""
         self._q, self._k, self._table = q, k, table
         self._view = bias_view(table, grid)
         shape = q.shape[2], k.shape[2]
-        self._bias, self._logits, self._weights = (q.new_empty(shape) for _ in range(3))
+        self._bias, self._weights = q.new_empty(shape), q.new_empty(shape)
 
     def take_head(self, head: int) -> None:
         self._head = head
         write_bias(self._bias, self._view[head], self._table[:, head])
 
     def of(self, image: int) -> Tensor:
-        q, k = self._q[image, self._head], self._k[image, self._head]
-        torch.addmm(self._bias, q, k.T, alpha=q.shape[-1] ** -0.5, out=self._logits)
-        return torch.softmax(self._logits, -1, out=self._weights)
+        logits = times_transposed(self._q[image, self._head], self._k[image, self._head]).add_(self._bias)
+        return torch.softmax(logits, -1, out=self._weights)
 
 
 def attend_by_head(q: Tensor, k: Tensor, v: Tensor, table: Tensor, grid: Grid) -> Tensor:

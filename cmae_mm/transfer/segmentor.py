@@ -117,7 +117,7 @@ class SummingTTAModel(SegTTAModel):
                     sums.append(chances)
                 else:
                     sums[i] += chances
-                sample.pop("seg_logits")
+                del sample.seg_logits
         return self._finished(samples, sums, len(variants))
 
     def _finished(self, samples: Sequence[Any], sums: Sequence[Tensor], count: int) -> list[Any]:

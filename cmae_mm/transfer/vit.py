@@ -91,7 +91,8 @@ class DenseViT(BaseModule):
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims)) if cls_token else None
         places = (pretrain_img_size // patch_size) ** 2
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + places, embed_dims), requires_grad=train_positions)
+        table = nn.Parameter(torch.zeros(1, 1 + places, embed_dims), requires_grad=train_positions)
+        self.pos_embed = table if positions else None
         side = img_size // patch_size
         self.blocks = BlockStack(
             embed_dims,

@@ -1,6 +1,7 @@
 """BEiT-B after self-supervised pretraining: learning rate 7e-4, layer scale 0.1, relative positions only.
 
-Protocol SEG-UP (microsoft/unilm, beit/semantic_segmentation, config ..512..pt). MAE's table has 47.1 for it, iBOT's 45.8.
+Protocol SEG-UP (microsoft/unilm, beit/semantic_segmentation, config ..512..pt). MAE's table has 47.1 for it, iBOT's
+45.8.
 """
 
 from mmengine.config import read_base

@@ -1,5 +1,4 @@
-"""dBOT-B: MAE's recipe with drop path 0.2. Protocol SEG-UP (liuxingbin/dbot, DOWNSTREAM.md).
-"""
+"""dBOT-B: MAE's recipe with drop path 0.2. Protocol SEG-UP (liuxingbin/dbot, DOWNSTREAM.md)."""
 
 from mmengine.config import read_base
 

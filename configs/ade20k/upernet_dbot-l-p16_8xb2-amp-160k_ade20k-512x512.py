@@ -1,5 +1,4 @@
-"""dBOT-L: learning rate 2e-5, decay 0.95, drop path 0.2. Protocol SEG-UP (liuxingbin/dbot; its README says 3e-5).
-"""
+"""dBOT-L: learning rate 2e-5, decay 0.95, drop path 0.2. Protocol SEG-UP (liuxingbin/dbot; its README says 3e-5)."""
 
 from mmengine.config import read_base
 

@@ -1,5 +1,4 @@
-"""UperNet on ViT-H/14 at 518 px. Protocol SEG-UP-518, of this suite; no published recipe is known to us (unsure).
-"""
+"""UperNet on ViT-H/14 at 518 px. Protocol SEG-UP-518, of this suite; no published recipe is known to us (unsure)."""
 
 from mmengine.config import read_base
 

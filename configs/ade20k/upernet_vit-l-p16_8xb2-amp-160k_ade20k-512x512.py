@@ -1,4 +1,6 @@
-"""UperNet on ViT-L/16, ADE20K at 512 px. Protocol SEG-UP; MAE gives 53.6, with settings that are not published (unsure).
+"""UperNet on ViT-L/16, ADE20K at 512 px. Protocol SEG-UP.
+
+MAE gives 53.6, with settings that are not published (unsure).
 """
 
 from mmengine.config import read_base

@@ -1,5 +1,4 @@
-"""ViT-L/16 with 640 px crops and windows of stride 426. Protocol SEG-UP-640; settings of ViT-L at 512 px (unsure).
-"""
+"""ViT-L/16 with 640 px crops and windows of stride 426. Protocol SEG-UP-640; settings of ViT-L at 512 px (unsure)."""
 
 from mmengine.config import read_base
 

@@ -1,5 +1,4 @@
-"""UperNet on ViT-S/16. Protocol SEG-UP with ViT-B's settings; no published recipe is known to us (unsure).
-"""
+"""UperNet on ViT-S/16. Protocol SEG-UP with ViT-B's settings; no published recipe is known to us (unsure)."""
 
 from mmengine.config import read_base
 

@@ -50,7 +50,9 @@ def test_written_bias_and_its_gradient_equal_loops(grid, class_token):
 def test_gradient_of_a_half_precision_bias_is_added_up_in_float32():
     grid = (16, 16)
     table = torch.zeros(_rows(grid, 0), 1, requires_grad=True)
-    written_bias(table, grid, 256, torch.bfloat16).backward(torch.full((1, 256, 256), 1.0, dtype=torch.bfloat16))
+    written_bias(table, grid, 256, torch.bfloat16).backward(
+        torch.full((1, 256, 256), 1.0, dtype=torch.bfloat16)
+    )
     # The centre gets one from each of 256 places; a bfloat16 sum of ones stops at 256 at the latest.
     counts = 16 - torch.arange(-15.0, 16).abs()
     torch.testing.assert_close(table.grad[:, 0], torch.outer(counts, counts).flatten(), atol=0, rtol=0)

@@ -8,8 +8,8 @@ with read_base():
 train_pipeline[2].update(scale=(2560, 640))
 train_pipeline[3].update(crop_size=(640, 640))
 test_pipeline[1].update(scale=(2560, 640))
-for step, ratio in zip(tta_pipeline[1]["transforms"][0], (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)):
-    step.update(scale=(int(2560 * ratio), int(640 * ratio)))
+for step in tta_pipeline[1]["transforms"][0]:
+    step.update(scale=tuple(side * 640 // 512 for side in step["scale"]))
 train_dataloader["dataset"].update(pipeline=train_pipeline)
 val_dataloader["dataset"].update(pipeline=test_pipeline)
 test_dataloader["dataset"].update(pipeline=test_pipeline)

@@ -20,7 +20,8 @@ optim_wrapper = dict(
         # BEiT's code, behind all published numbers, exempts vectors and biases. It means to exempt class token and
         # position table too, but compares their names without the prefix `backbone.`; and all tables decay.
         no_decay=dict(
-            faithful=("ndim1",), intended=("ndim1", r"\.cls_token$", r"\.pos_embed$", r"relative_position_bias_table$")
+            faithful=("ndim1",),
+            intended=("ndim1", r"\.cls_token$", r"\.pos_embed$", r"relative_position_bias_table$"),
         ),
         reading="faithful",
     ),
