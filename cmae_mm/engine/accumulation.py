@@ -156,6 +156,8 @@ class _Accumulates:
 
     accumulate: int
     runner: Any
+    dataloader: Any
+    dataloader_iterator: Any
 
     def _start_counting(self, iteration: int, iterations: int) -> None:
         """Let the optimizer step once in ``accumulate`` backward passes; a resumed run starts in step."""

@@ -12,6 +12,7 @@ from timm.layers import LayerScale
 from torch import nn
 
 from cmae_mm.layers.conv_stages import CONV_EPS, ConvBlock
+from cmae_mm.transfer.attention import Attention
 from cmae_mm.transfer.hybrid import CMAEHybridViTDet
 from cmae_mm.transfer.vit import DenseViT
 
@@ -34,8 +35,9 @@ class CMAEUperNetViT(DenseViT):
         kwargs.setdefault("pretrain_img_size", kwargs["img_size"])
         kwargs.setdefault("out_indices", (3, 5, 7, 11))
         super().__init__(**{"rel_pos": "table", "cls_token": True, **kwargs})
-        for block in self.blocks if not key_bias else ():
-            block.attn.qkv.__class__ = QueryValueBiasLinear
+        for module in () if key_bias else tuple(self.blocks.modules()):
+            if isinstance(module, Attention):
+                module.qkv.__class__ = QueryValueBiasLinear
 
 
 class QueryValueBiasLinear(nn.Linear):

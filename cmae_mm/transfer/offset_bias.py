@@ -143,14 +143,14 @@ class _Attend(torch.autograd.Function):
         of_table = torch.empty_like(table)
         for head in range(q.shape[1]):
             weights.take_head(head)
-            total = None
+            total = q.new_zeros(())
             for image in range(len(q)):
                 p, at = weights.of(image), (image, head)
                 torch.mm(p.T, grad[at], out=grad_v[at])
                 of_logits = times_transposed(grad[at], v[at]).sub_(delta[at]).mul_(p)
                 torch.mm(of_logits, k[at], out=grad_q[at])
                 torch.mm(of_logits.T, q[at], out=grad_k[at])
-                total = of_logits if total is None else total.add_(of_logits)
+                total = total.add_(of_logits) if image else of_logits
             of_table[:, head] = sum_of_offsets(total[None], ctx.grid)[:, 0]
         grad_q *= scale  # the gradient of the key has the scale of the query already
         return grad_q, grad_k, grad_v, of_table, None

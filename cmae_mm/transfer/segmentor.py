@@ -48,8 +48,7 @@ class BatchedSlideSegmentor(EncoderDecoder):
 
     A window that the image does not fill is padded with zeros at the right and bottom, as training crops are; mmseg
     hands over smaller windows, which its ViTs refuse. ``test_cfg`` takes ``window_batch`` beside mmseg's fields:
-    windows in one forward pass, 8 by default. The scores of a pass, classes x crop x crop for each
-    window, are the largest tensors, so a smaller number saves memory.
+    windows in one forward pass, 8 by default.
     """
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
@@ -83,7 +82,10 @@ class BatchedSlideSegmentor(EncoderDecoder):
         for first in range(0, len(places), step):
             chunk = places[first : first + step]
             cut = [_padded(inputs[:, :, place.rows, place.columns], crop) for place in chunk]
-            yield from zip(chunk, self.encode_decode(torch.cat(cut), metas).split(images), strict=True)
+            coarse = self.decode_head(self.extract_feat(torch.cat(cut)))
+            # Scores at full size, classes x crop x crop, are the largest tensors by far: one window at a time.
+            for place, part in zip(chunk, coarse.split(images), strict=True):
+                yield place, self.decode_head.predict_by_feat(part, metas)
 
 
 def _padded(window: Tensor, crop: tuple[int, int]) -> Tensor:

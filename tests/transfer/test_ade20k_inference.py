@@ -1,5 +1,7 @@
 """Sliding windows and test-time augmentation against mmseg's own, and below the size of a window."""
 
+from pathlib import Path
+
 import cmae_mm.compat  # noqa: F401  (before torchvision, which mmseg imports)
 
 # isort: split
@@ -56,8 +58,8 @@ def test_batched_windows_equal_mmseg(size, window_batch):
 
 def test_windows_run_in_batches(monkeypatch):
     model, seen = _model(BatchedSlideSegmentor, 4), []
-    inner = model.encode_decode
-    monkeypatch.setattr(model, "encode_decode", lambda x, metas: seen.append(len(x)) or inner(x, metas))
+    inner = model.extract_feat
+    monkeypatch.setattr(model, "extract_feat", lambda x: seen.append(len(x)) or inner(x))
     with torch.no_grad():
         model.slide_inference(torch.randn(1, 3, 74, 53), _metas((74, 53), 1))  # 3 x 2 windows
     assert seen == [4, 2]
@@ -109,3 +111,27 @@ def test_summing_tta_equals_mmseg_and_takes_scales_below_the_window():
         assert (ours.pred_sem_seg.data[0] == theirs.pred_sem_seg.data).float().mean() > 0.999
         assert ours.img_path == theirs.img_path
         torch.testing.assert_close(ours.seg_logits.data.sum(0), torch.ones(40, 44), atol=1e-5, rtol=0)
+
+
+def test_the_real_command_tests_with_and_without_augmentation(mini_data, call, tmp_path):
+    import json
+
+    from mmengine.registry import MODELS, init_default_scope
+
+    from cmae_mm.engine.config import load_config
+    from cmae_mm.engine.launch import evaluate_main
+
+    config = Path(__file__).parents[2] / "configs/mini/upernet_vit-mini_ade20k.py"
+    init_default_scope("mmseg")
+    torch.manual_seed(0)
+    state = MODELS.build(load_config(config).model).state_dict()
+    torch.save({"state_dict": state, "meta": {}}, tmp_path / "last.pth")
+    words = [config, tmp_path / "last.pth", "--data-root", mini_data / "ade20k"]
+    options = ["--cfg-options", "test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"]
+    for name, more in (("plain", []), ("tta", ["--tta"])):
+        assert call(evaluate_main, *words, "--work-dir", tmp_path / name, *more, *options) == 0
+        record = json.loads(next((tmp_path / name).rglob("test_result.json")).read_text())
+        assert record["test_time_augmentation"] is (name == "tta")
+        assert 0 <= record["last"]["mIoU"] <= 100
+    linear = config.with_name("vit-mini-p8_linear_imagenet.py")
+    assert call(evaluate_main, linear, tmp_path / "last.pth", "--tta", "--work-dir", tmp_path / "no") == 2

@@ -46,7 +46,7 @@ def _who(path):
 def _shrink(cfg, who):
     """Width 4 for each head, few classes, small crops; depth, blocks of the maps and everything else stay."""
     model, backbone = cfg.model, cfg.model.backbone
-    side = 8 * 14 if who == "vit-h-p14" else 96
+    side = 4 * 14 if who == "vit-h-p14" else 64
     model.data_preprocessor.size = (side, side)
     if who == SWIN:
         backbone.embed_dims, widths = 16, [16, 32, 64, 128]
