@@ -109,7 +109,7 @@ def times_transposed(x: Tensor, y: Tensor) -> Tensor:
         (M, N), a new tensor.
     """
     if prefers_onednn() and x.dtype == y.dtype == torch.float32:
-        return _multiply(x, y)
+        return _multiply(x.contiguous(), y.contiguous())  # of strided ones oneDNN has no fast product
     return x @ y.T
 
 

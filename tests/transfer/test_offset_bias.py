@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from cmae_mm.transfer.attention import TableAttention
-from cmae_mm.transfer.offset_bias import ALIGNMENT, attend_by_head, sum_of_offsets, written_bias
+from cmae_mm.transfer.offset_bias import (
+    ALIGNMENT,
+    attend_by_head,
+    folded_sum,
+    overlapping_sum,
+    sum_of_offsets,
+    written_bias,
+)
 
 GRIDS = [(1, 1), (1, 4), (3, 1), (2, 3), (4, 3)]
 
@@ -89,3 +96,25 @@ def test_the_fused_path_of_a_gpu_computes_the_same(class_token):
     q, k, v = (t.double() for t in attn.qkv(x).view(2, -1, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0))
     fused = attn.attend(q, k, v, (3, 4)).transpose(1, 2).reshape(x.shape).float()
     torch.testing.assert_close(attn.proj(fused), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_both_sums_of_overlapping_maps_agree(grid):
+    torch.manual_seed(3)
+    pairs = torch.randn(2, grid[0] * grid[1] + 1, grid[0] * grid[1] + 1, dtype=torch.float64)[:, 1:, 1:]
+    torch.testing.assert_close(overlapping_sum(pairs, grid), folded_sum(pairs, grid), atol=1e-12, rtol=0)
+
+
+def test_attention_by_head_is_exact_enough_in_float32():
+    """oneDNN's products, where they are used, take float32 only."""
+    torch.manual_seed(4)
+    grid, heads = (5, 6), 2
+    table = torch.randn(_rows(grid, 3), heads, requires_grad=True)
+    q, k, v = (torch.randn(2, 31, 3, heads, 8).permute(2, 0, 3, 1, 4)).unbind(0)
+    (grad,) = torch.autograd.grad(attend_by_head(q.flip(2), k, v, table, grid).sin().sum(), table)
+    wide = table.detach().double().requires_grad_()
+    slow = (
+        (q.double() @ k.double().mT * 8**-0.5 + _slow_bias(wide, grid, True)).softmax(-1) @ v.double()
+    ).flip(2)
+    (expected,) = torch.autograd.grad(slow.sin().sum(), wide)
+    torch.testing.assert_close(grad.double(), expected, atol=1e-5, rtol=1e-4)
