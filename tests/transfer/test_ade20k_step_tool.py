@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cmae_mm.engine.cpu import OneDNNLinear, prefers_onednn
+from cmae_mm.errors import UserError
 
 FOLDER = Path(__file__).parents[2] / "tools" / "benchmarks"
 MINI = ["--device", "cpu", "--size", "mini", "--rounds", "1", "--threads", "1"]
@@ -28,6 +29,11 @@ def test_prints_rates_and_their_ratio(tool, capsys):
     rates = [float(re.search(r"([\d.]+) images/s", line)[1]) for line in (ours, theirs)]
     assert (ours.split()[0], theirs.split()[0]) == ("cmae_mm", "mmseg")
     assert float(re.search(r"images/s ([\d.]+)", ratio)[1]) == pytest.approx(rates[0] / rates[1], rel=2e-2)
+
+
+def test_a_step_of_one_image_is_refused(tool):
+    with pytest.raises(UserError, match="needs two images"):
+        tool.parse([*MINI, "--what", "step", "--batch", "1"])
 
 
 @pytest.mark.parametrize("what", ["step", "slide"])

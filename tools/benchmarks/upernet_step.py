@@ -51,7 +51,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, torch.device]
     """Read the command line and fill in what depends on the device.
 
     Raises:
-        UserError: A GPU is asked for and there is none.
+        UserError: A GPU is asked for and there is none, or a step of one image.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -59,7 +59,9 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, torch.device]
     parser.add_argument("--what", choices=("step", "backbone", "slide"), default="step")
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--batch", type=int, help="images; default 2, for windows and on a CPU 1")
+    parser.add_argument(
+        "--batch", type=int, help="images; default 2, for --what slide 1, for backbone on a CPU 1"
+    )
     parser.add_argument("--steps", type=int, help="steps of one measurement; default 1 on a CPU, 10 on a GPU")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each model, in turn")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: fp32 on a CPU, bf16 on a GPU")
@@ -73,7 +75,9 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, torch.device]
     on_gpu = args.device != "cpu" and torch.cuda.is_available()
     if on_gpu and args.clock == "cpu":
         raise UserError("--clock cpu: a GPU's work takes no processor time; use --clock wall.")
-    args.batch = args.batch or (2 if on_gpu and args.what != "slide" else 1)
+    args.batch = args.batch or (2 if args.what == "step" or (on_gpu and args.what == "backbone") else 1)
+    if args.what == "step" and args.batch == 1:
+        raise UserError("--batch 1: batch norm of a map of one place needs two images; use at least 2.")
     args.steps = args.steps or (10 if on_gpu else 1)
     args.precision = args.precision or ("bf16" if on_gpu else "fp32")
     return args, torch.device("cuda" if on_gpu else "cpu")
@@ -132,9 +136,8 @@ def make_step(name: str, args: argparse.Namespace, device: torch.device) -> Step
     if args.what == "slide":
         return _sliding(model.eval(), batch_of((side, side * 3 // 2), args.batch, device), autocast)
     if args.what == "backbone":
-        return _backbone(
-            model.backbone.train(), torch.randn(args.batch, 3, side, side, device=device), autocast
-        )
+        images = torch.randn(args.batch, 3, side, side, device=device)
+        return _backbone(model.train().backbone, images, autocast)
     wrapper = build_optim_wrapper(model.train(), cfg.optim_wrapper)
     batch = batch_of((side, side), args.batch, device)
     return lambda: model.train_step(batch, wrapper)
