@@ -2,8 +2,7 @@
 
 Protocol SEG-UP-SWIN. **Reconstructed**: SimMIM has published no settings for ADE20K, and that its row is a Swin-B, not
 a ViT, is inferred. Never rank it among ViTs. Learning rate 6e-5, weight decay 0.01, drop path 0.3, no layer decay and
-whole images at test time are mmseg's (configs/swin). The backbone is mmseg's: give its weights with
-`--cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE`.
+whole images at test time are mmseg's (configs/swin).
 """
 
 from mmengine.config import read_base
@@ -12,12 +11,13 @@ with read_base():
     from .._base_.recipes.upernet_vit_b_p16 import *
 
 from mmengine.optim import DefaultOptimWrapperConstructor
-from mmseg.models import SwinTransformer
+
+from cmae_mm.transfer.swin import CMAEUperNetSwin
 
 protocol = "SEG-UP-SWIN"
 model.pop("neck")
 model["backbone"] = dict(
-    type=SwinTransformer,
+    type=CMAEUperNetSwin,
     pretrain_img_size=224,
     embed_dims=128,
     depths=[2, 2, 18, 2],
@@ -26,7 +26,7 @@ model["backbone"] = dict(
     drop_path_rate=0.3,
     patch_norm=True,
     with_cp=False,
-    init_cfg=None,
+    backbone_file=None,
 )
 model["decode_head"].update(in_channels=[128, 256, 512, 1024], channels=512)
 model["auxiliary_head"].update(in_channels=512)
