@@ -187,3 +187,25 @@ def test_hybrid_gives_four_maps_and_places_every_parameter():
     assert depths["fourth.0.weight"] == 4
     assert depths["blocks2.0.conv1.weight"] == depths["pos_embed"] == 0
     assert depths["blocks3.2.ls1.gamma"] == 3
+
+
+def test_hybrid_starts_from_a_backbone_file(tmp_path):
+    from dataclasses import replace
+
+    from cmae_mm.checkpoints import save_backbone
+    from cmae_mm.checkpoints.geometry import describe
+
+    sizes = dict(widths=(8, 12, 24), depths=(1, 1, 3), num_heads=2, norm_cfg=dict(type="BN"))
+    source = _randomise(CMAEUperNetHybrid(img_size=64, **sizes))
+    new = ("ls1.", "ls2.", "bias_table", "fourth.")
+    state = {k: v for k, v in source.state_dict().items() if not any(part in k for part in new)}
+    header = replace(describe(state, "hybrid"), method="test", heads=2, stage_heads=(0, 0, 2), image_size=64)
+    save_backbone(tmp_path / "hybrid.safetensors", state, header)
+    hybrid = CMAEUperNetHybrid(img_size=96, backbone_file=str(tmp_path / "hybrid.safetensors"), **sizes)
+    hybrid.init_weights()
+    own = hybrid.state_dict()
+    for key, value in state.items():
+        expected = resize_pos_embed(value, (6, 6), prefix_tokens=0) if key == "pos_embed" else value
+        torch.testing.assert_close(own[key], expected, atol=0, rtol=0)
+    assert all((v == 1).all() for k, v in own.items() if k.endswith(".gamma"))
+    assert all((v == 0).all() for k, v in own.items() if k.endswith("bias_table"))
