@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cmae_mm.transfer.offset_bias import attend_by_head, written_bias
 from cmae_mm.transfer.windows import map_windows
 
 CPU_WRITE_OUT = 1024
@@ -238,7 +239,11 @@ class TableAttention(Attention):
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: tuple[int, int]
     ) -> torch.Tensor:
         """See the class."""
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(grid).to(q.dtype))
+        table, reverse = self._table(grid), q.flip(2)
+        if q.device.type == "cpu" and q.dtype == table.dtype:
+            return attend_by_head(reverse, k, v, table, grid).flip(2)
+        bias = written_bias(table, grid, q.shape[2], q.dtype)
+        return F.scaled_dot_product_attention(reverse, k, v, attn_mask=bias[None]).flip(2)
 
     def attend_padded(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grid: tuple[int, int], window: int
@@ -253,11 +258,9 @@ class TableAttention(Attention):
 
     def _bias(self, grid: tuple[int, int]) -> torch.Tensor:
         """(1, heads, N, N): one bias serves the whole batch, so it is small beside the activations."""
-        index = table_index(*grid, self.relative_position_bias_table.device)
-        index = index if self.class_token else index[1:, 1:]
-        # Selecting columns of the transposed table writes it head by head; gathering rows and permuting
-        # takes twice as long.
-        return torch.index_select(self._table(grid).T, 1, index.reshape(-1)).view(1, -1, *index.shape)
+        table = self._table(grid)
+        tokens = grid[0] * grid[1] + self.class_token
+        return written_bias(table, grid, tokens, table.dtype).flip(1)[None]
 
     def _table(self, grid: tuple[int, int]) -> torch.Tensor:
         table = self.relative_position_bias_table
@@ -304,23 +307,3 @@ def position_codes(rows: int, columns: int, device: torch.device) -> torch.Tenso
         row = torch.eye(rows, device=device).repeat_interleave(columns, dim=0)
         column = torch.eye(columns, device=device).repeat(rows, 1)
         return torch.cat((row, column), dim=1)
-
-
-@lru_cache(maxsize=64)
-def table_index(rows: int, columns: int, device: torch.device) -> torch.Tensor:
-    """Return (1 + rows*columns, 1 + rows*columns): the row of the bias table for each query and key.
-
-    The class token comes first. The order of offsets is that of BEiT, so its tables fit.
-    """
-    with torch.inference_mode(False):
-        row = torch.arange(rows, device=device).repeat_interleave(columns)
-        column = torch.arange(columns, device=device).repeat(rows)
-        down = row[:, None] - row[None, :] + rows - 1
-        right = column[:, None] - column[None, :] + columns - 1
-        offsets = (2 * rows - 1) * (2 * columns - 1)
-        index = torch.empty(1 + rows * columns, 1 + rows * columns, dtype=torch.long, device=device)
-        index[1:, 1:] = down * (2 * columns - 1) + right
-        index[0, :] = offsets
-        index[:, 0] = offsets + 1
-        index[0, 0] = offsets + 2
-        return index

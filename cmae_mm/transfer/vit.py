@@ -35,6 +35,7 @@ class DenseViT(BaseModule):
         mlp_ratio: Hidden width of the MLP over the width.
         pretrain_img_size: Side of the pretraining image: sets the size of the position table.
         cls_token: Whether a class token takes part. The position table has its row in any case.
+        positions: Whether there is a position table; BEiT has relative positions only.
         rel_pos: ``decomposed`` (ViTDet), ``table`` (BEiT) or ``none``.
         window_size: Side of a window in patches.
         window_blocks: Blocks whose attention stays inside windows.
@@ -62,6 +63,7 @@ class DenseViT(BaseModule):
         mlp_ratio: float = 4.0,
         pretrain_img_size: int = 224,
         cls_token: bool = False,
+        positions: bool = True,
         rel_pos: RelPos = "none",
         window_size: int = 14,
         window_blocks: Sequence[int] = (),
@@ -89,7 +91,8 @@ class DenseViT(BaseModule):
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims)) if cls_token else None
         places = (pretrain_img_size // patch_size) ** 2
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + places, embed_dims), requires_grad=train_positions)
+        table = nn.Parameter(torch.zeros(1, 1 + places, embed_dims), requires_grad=train_positions)
+        self.pos_embed = table if positions else None
         side = img_size // patch_size
         self.blocks = BlockStack(
             embed_dims,
@@ -108,9 +111,9 @@ class DenseViT(BaseModule):
         self._draw_weights()
 
     def _draw_weights(self) -> None:
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        if self.cls_token is not None:
-            nn.init.trunc_normal_(self.cls_token, std=0.02)
+        for token in (self.pos_embed, self.cls_token):
+            if token is not None:
+                nn.init.trunc_normal_(token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -136,10 +139,12 @@ class DenseViT(BaseModule):
         """
         x = self.patch_embed(x)
         grid = (x.shape[2], x.shape[3])
-        pos = resize_pos_embed(self.pos_embed, grid)
-        x = x.flatten(2).transpose(1, 2) + pos[:, 1:]
+        x = x.flatten(2).transpose(1, 2)
         if self.cls_token is not None:
-            x = torch.cat(((self.cls_token + pos[:, :1]).expand(len(x), -1, -1), x), dim=1)
+            x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
+        if self.pos_embed is not None:
+            pos = resize_pos_embed(self.pos_embed, grid)
+            x = x + (pos[:, 1:] if self.cls_token is None else pos)
         maps = []
         for i in range(self.out_indices[-1] + 1):
             x = self.blocks.run(i, x, grid)
