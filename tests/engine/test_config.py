@@ -85,7 +85,7 @@ def test_backbone_is_set_only_where_it_is_read(backbone_file, tmp_path):
     assert cfg.model.backbone.backbone_file == str(backbone_file)
     with pytest.raises(UserError, match="reads no backbone file; use a transfer config"):
         set_backbone(load_config(PRETRAIN), backbone_file)
-    with pytest.raises(UserError, match="no such backbone file"):
+    with pytest.raises(UserError, match="no such file"):
         set_backbone(cfg, tmp_path / "none.safetensors")
 
 
