@@ -129,10 +129,11 @@ def _errors(image: Picture, truth: Labels, given: Labels) -> Picture:
 
 
 def _borders(labels: Labels) -> NDArray[np.bool_]:
-    """Pixels whose right or lower neighbour has another label."""
+    """Pixels whose right or lower neighbour has another label; void needs no border."""
     marked = np.zeros(labels.shape, bool)
-    marked[:, :-1] |= labels[:, 1:] != labels[:, :-1]
-    marked[:-1] |= labels[1:] != labels[:-1]
+    for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        pair = labels[here], labels[there]
+        marked[here] |= (pair[0] != pair[1]) & (pair[0] != VOID) & (pair[1] != VOID)
     return marked
 
 

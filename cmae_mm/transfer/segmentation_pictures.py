@@ -137,9 +137,7 @@ def save_sheet(
 def _block(one: Segmented, classes: Sequence[str], colors: Sequence[RGB], width: int) -> Image.Image:
     """One image: its name and accuracy, four panels, and the legend."""
     found, more = entries(one)
-    chips = [
-        (colors[e.label], classes[e.label], f"{100 * e.truth:.0f} %, IoU {100 * e.iou:.0f}") for e in found
-    ]
+    chips = [(colors[e.label], classes[e.label], _numbers(e)) for e in found]
     drawn = panels(one, colors, _TILE)
     height = drawn[0].shape[0]
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
