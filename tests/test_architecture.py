@@ -16,10 +16,11 @@ ALLOWED = {
     "errors": set(),
     "compat": set(),
     "checkpoints": BASE,
+    "layers": BASE,
     "data": BASE,
     "engine": BASE | {"checkpoints", "data"},
-    "pretrain": BASE | {"checkpoints", "engine", "data"},
-    "transfer": BASE | {"checkpoints", "engine", "data"},
+    "pretrain": BASE | {"checkpoints", "engine", "data", "layers"},
+    "transfer": BASE | {"checkpoints", "engine", "data", "layers"},
     "report": {"errors"},
     "benchmark": {"errors", "report"},
 }

@@ -25,6 +25,7 @@ _HEAVY = 100  # items of a tuple, with those inside: more are no keys
 _MAX_WEIGHT = 1_000_000
 
 _ENCODE = "_codecs.encode"
+_COUNT = "collections.Counter"  # the milestones of a learning-rate schedule
 _TORCH = "torch._utils._rebuild_"
 _CALLED = frozenset(
     (
@@ -35,10 +36,11 @@ _CALLED = frozenset(
         "torch.Size",
         "torch.device",
         "torch.nn.parameter.Parameter",
+        _COUNT,
         _ENCODE,
     )
 )
-_HASHES = frozenset(("builtins.set", "collections.OrderedDict", *DICTS))  # what they are given
+_HASHES = frozenset(("builtins.set", "collections.OrderedDict", _COUNT, *DICTS))  # what they are given
 _FILLED = frozenset(("pile", "builtins.list", "collections.OrderedDict", "collections.defaultdict", *DICTS))
 _NAMED = frozenset(str(value) for value in vars(torch).values() if isinstance(value, torch.dtype))
 _STORAGE = re.compile(r"torch\.(cuda\.)?\w+Storage|torch\.storage\.(Untyped|Typed)Storage")
@@ -137,6 +139,8 @@ class DryRun:
         items = arguments.items
         if name == _ENCODE and [item.kind for item in items] != ["text", "text"]:
             raise Refused("it encodes something else than text")
+        if name == _COUNT and [item.kind for item in items] != ["pile"]:
+            raise Refused("it counts something else than a dictionary")
         if name in _HASHES and items and self._heavy:
             raise Refused(f"it makes keys of tuples with more than {_HEAVY} items")
         size = 0 if name == _ENCODE else sum(item.size for item in items)

@@ -130,6 +130,23 @@ def set_backbone(cfg: Config, reference: str | Path) -> None:
     backbone["backbone_file"] = str(file)
 
 
+def use_tta(cfg: Config) -> None:
+    """Test with test-time augmentation, which the config describes.
+
+    Args:
+        cfg: Config with ``tta_model`` and ``tta_pipeline``, as mmengine has them; changed in place.
+
+    Raises:
+        UserError: If it has none.
+    """
+    if not (cfg.get("tta_model") and cfg.get("tta_pipeline")):
+        raise UserError(
+            f"--tta: {cfg.filename} has no tta_model and tta_pipeline; leave out --tta, or use a config that has them"
+        )
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.model = {**cfg.tta_model, "module": cfg.model}
+
+
 def prepare_work_dir(path: str | Path) -> Path:
     """Make a work dir whose content git ignores.
 

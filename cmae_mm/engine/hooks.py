@@ -129,16 +129,20 @@ class ResultRecordHook(Hook):
             "history": history,
             "last": self.history[-1] if self.history else {},
             "best": {k: max(h[k] for h in history if k in h) for k in keys},
+            "accumulated_batches": getattr(runner.train_loop, "accumulate", 1),
         }
         write_json(Path(runner.work_dir) / RECORD_FILE, record)
 
     def _base(self, runner: Runner) -> dict[str, Any]:
-        backbone = runner.cfg.get("model", {}).get("backbone", {})
+        model = runner.cfg.get("model", {})
+        backbone = model.get("module", model).get("backbone", {})
         return {
             "config": Path(runner.cfg.filename or "").name,
+            "protocol": runner.cfg.get("protocol"),
             "backbone_file": (file := backbone.get("backbone_file")),
             "backbone_sha256": sha256_of(file) if file else None,
             "seed": runner.seed,
+            "test_time_augmentation": "module" in model,
             "iterations": runner.iter,
             "seconds": round(time.time() - self._start, 1),
             "device": device_name(),

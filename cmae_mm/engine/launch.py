@@ -56,6 +56,14 @@ def train_main(argv: Sequence[str] | None = None) -> int:
         const="auto",
         help="go on from the newest checkpoint of the work dir, or from the given one",
     )
+    parser.add_argument(
+        "--accumulate",
+        nargs="?",
+        const="auto",
+        type=_count,
+        metavar="N",
+        help="add up the gradients of N batches for each step; without N as many as the recipe's batch needs here",
+    )
     args = parser.parse_args(argv)
     cfg = _prepare(args)
     if args.backbone:
@@ -91,6 +99,9 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
         metavar="PREFIX",
         help="detection: write PREFIX.bbox.json and PREFIX.segm.json in COCO's format (default: WORK_DIR/predictions)",
     )
+    parser.add_argument(
+        "--tta", action="store_true", help="test-time augmentation, as the config describes it"
+    )
     args = parser.parse_args(argv)
     if not Path(args.checkpoint).is_file():
         raise UserError(f"{args.checkpoint}: no such checkpoint file; check the path")
@@ -105,6 +116,10 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
         model_part.pop("init_cfg", None)
     from cmae_mm.engine.hooks import TEST_RECORD_FILE
 
+    if args.tta:
+        from cmae_mm.engine.config import use_tta
+
+        use_tta(cfg)
     runner = _build(cfg, args, ("test",))
     metrics = runner.test()
     print(_line(metrics))
@@ -177,6 +192,13 @@ def probe_main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _count(word: str) -> int | str:
+    """A number of batches, or ``auto``."""
+    if word != "auto" and not (word.isdecimal() and int(word) > 0):
+        raise argparse.ArgumentTypeError(f"'{word}' is no whole number above 0")
+    return word if word == "auto" else int(word)
+
+
 def _prepare(args: argparse.Namespace) -> Any:
     from cmae_mm.engine.config import load_config, prepare_work_dir, set_data_root
     from cmae_mm.engine.options import parse_options
@@ -205,7 +227,12 @@ def _build(cfg: Any, args: argparse.Namespace, phases: tuple[str, ...]) -> Any:
     from cmae_mm.engine.preflight import check_datasets
     from cmae_mm.engine.runner import SuiteRunner
 
-    notes = [*check_datasets(cfg, phases), *adapt(cfg, args.launcher, args.amp)]
+    notes = check_datasets(cfg, phases)
+    if getattr(args, "accumulate", None):
+        from cmae_mm.engine.accumulation import accumulate, planned_processes
+
+        notes.append(accumulate(cfg, args.accumulate, planned_processes(args.launcher)))
+    notes += adapt(cfg, args.launcher, args.amp)
     own = [dict(type=PlainCheckpointHook), dict(type=ProgressFileHook), dict(type=ResultRecordHook)]
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *own]
     runner = SuiteRunner.from_cfg(cfg)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import _ParamScheduler
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -69,6 +69,7 @@ class SuiteRunner(Runner):
         meta["dataset_meta"] = getattr(getattr(loader, "dataset", None), "metainfo", None)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
+        model = model.module if isinstance(model, BaseTTAModel) else model
         check_same_model(model, checkpoint.get("state_dict", {}), filename)
         model.load_state_dict(checkpoint["state_dict"])
         self._has_loaded = True

@@ -13,9 +13,9 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from cmae_mm.errors import UserError
+from cmae_mm.layers.conv_stages import ConvBlock, PatchConv, PatchEmbed, VisibleCells
 from cmae_mm.pretrain.backbone import XAVIER_INIT, zero_mlp_biases
 from cmae_mm.pretrain.blocks import Block
-from cmae_mm.pretrain.conv_stages import ConvBlock, PatchConv, PatchEmbed, VisibleCells
 from cmae_mm.pretrain.masking import DrawsMasks, Mask
 
 

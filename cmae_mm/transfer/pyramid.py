@@ -15,7 +15,7 @@ from cmae_mm.errors import UserError
 
 
 @MODELS.register_module(name="CMAELN2d")
-class ChannelLayerNorm(nn.Module):
+class ChannelLayerNorm(nn.LayerNorm):
     """Layer norm over the channels of each pixel (B, C, H, W); usable as ``norm_cfg`` of mmcv's ConvModule.
 
     In a ``norm_cfg`` give ``eps=1e-6`` too: mmcv fills in 1e-5 where none is given.
@@ -31,16 +31,13 @@ class ChannelLayerNorm(nn.Module):
     _abbr_ = "ln"
 
     def __init__(self, num_channels: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
+        super().__init__(num_channels, eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise (B, C, H, W)."""
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
-        x = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)
 
 

@@ -2,7 +2,6 @@
 
 The full recipe at a small size; the patch is half as large, so the pyramid needs no branch for scale 4.
 400 iterations x 8 / 384 images with objects = 8 epochs.
-400 iterations x 8 / 384 images with objects = 8 epochs.
 """
 
 from mmengine.config import read_base
@@ -12,7 +11,6 @@ with read_base():
     from .._base_.models.mask_rcnn_vitdet import *
     from .._base_.runtime import *
 
-from mmdet.models import ConvFCBBoxHead
 from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
 from mmengine.runner import IterBasedTrainLoop
 from torch.optim import AdamW
@@ -50,7 +48,6 @@ model.update(
                 roi_layer=dict(sampling_ratio=1),
             ),
             bbox_head=dict(
-                type=ConvFCBBoxHead,
                 num_shared_convs=0,
                 num_shared_fcs=1,
                 in_channels=64,

@@ -27,7 +27,6 @@ model.update(
             embed_dims=128,
             depth=6,
             num_heads=4,
-            pretrain_img_size=64,
             out_indices=(1, 2, 4, 5),
             drop_path_rate=0.0,
         ),

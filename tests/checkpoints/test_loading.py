@@ -22,7 +22,8 @@ from cmae_mm.checkpoints.sources.openmmlab import timm_name
 from cmae_mm.errors import UserError
 from cmae_mm.pretrain.backbone import CMAEViT
 from cmae_mm.transfer.imagenet import ImageNetViT
-from cmae_mm.transfer.vit import OPTIONAL_KEYS, DenseViT
+from cmae_mm.transfer.start import OPTIONAL_KEYS
+from cmae_mm.transfer.vit import DenseViT
 
 MM_ARCH = dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=96)
 DENSE = dict(

@@ -16,6 +16,7 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR, PolyLR
 
 from cmae_mm.checkpoints import archive
 from cmae_mm.checkpoints.inert import known_names, stand_ins
@@ -318,3 +319,20 @@ def test_lists_within_lists(tmp_path):
     tower = pickle.PROTO + b"\x02" + b"}X\x01\x00\x00\x00x" + b"]" * 5000 + b"a" * 4999 + b"s."
     rewrite(tmp_path / "x.pth", tmp_path / "tower.pth", lambda _: tower)
     assert load_checkpoint(tmp_path / "tower.pth").keys() == {"x"}
+
+
+def test_schedules_of_learning_rates(tmp_path):
+    """mmengine keeps milestones as a Counter: without it no run of a detector could be resumed."""
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    schedules = [
+        MultiStepLR(optimizer, milestones=[163889, 177546], gamma=0.1),
+        LinearLR(optimizer, start_factor=0.001, end=250),
+        CosineAnnealingLR(optimizer, T_max=10),
+        PolyLR(optimizer, power=1.0),
+    ]
+    states = [schedule.state_dict() for schedule in schedules]
+    torch.save({"state_dict": {}, "param_schedulers": states}, tmp_path / "x.pth")
+    found = load_checkpoint(tmp_path / "x.pth")["param_schedulers"]
+    assert found == states
+    assert found[0]["milestones"] == collections.Counter({163889: 1, 177546: 1})
+    schedules[0].load_state_dict(found[0])

@@ -12,7 +12,7 @@ from mmpretrain.models import MAEPretrainHead
 from safetensors.torch import load_file
 
 from cmae_mm.checkpoints.sources.convmae import encoder_state, hybrid_name
-from cmae_mm.pretrain.conv_stages import VisibleCells
+from cmae_mm.layers.conv_stages import VisibleCells
 from cmae_mm.pretrain.hybrid import CMAEHybridViT
 from cmae_mm.pretrain.masking import Mask, mask_from_removed
 from cmae_mm.pretrain.necks import CMAEPixelDecoder

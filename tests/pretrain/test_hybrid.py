@@ -12,7 +12,7 @@ from mmpretrain.registry import MODELS
 
 from cmae_mm.checkpoints.sources.convmae import hybrid_name
 from cmae_mm.errors import UserError
-from cmae_mm.pretrain.conv_stages import VisibleCells
+from cmae_mm.layers.conv_stages import VisibleCells
 from cmae_mm.pretrain.hybrid import CMAEHybridViT
 from cmae_mm.pretrain.masking import Mask, block_mask, mask_from_removed, random_mask
 

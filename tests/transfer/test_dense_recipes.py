@@ -26,7 +26,8 @@ def _model_and_wrapper(cfg):
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_weights()
-    wrapper_cfg = dict(cfg.optim_wrapper, type=OptimWrapper)  # mixed precision needs a GPU
+    wrapper_cfg = {k: v for k, v in cfg.optim_wrapper.items() if k != "dtype"}
+    wrapper_cfg["type"] = OptimWrapper  # mixed precision needs a GPU
     return model, build_optim_wrapper(model, wrapper_cfg)
 
 

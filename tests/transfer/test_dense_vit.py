@@ -121,8 +121,8 @@ def test_indices_made_in_inference_mode_serve_training():
 
 
 def test_contradicting_options_are_a_user_error():
-    with pytest.raises(UserError, match="rel_pos='table'"):
-        DenseViT(rel_pos="table", cls_token=False, **TINY)
+    with pytest.raises(UserError, match="rel_pos='decomposed'"):
+        DenseViT(rel_pos="decomposed", cls_token=True, **TINY)
     with pytest.raises(UserError, match="windows"):
         DenseViT(cls_token=True, window_blocks=(0,), **TINY)
 

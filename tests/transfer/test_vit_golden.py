@@ -27,7 +27,7 @@ def _pyramid_key(key):
     return f"branches.{branch}.{index}.{rest.removeprefix('norm.')}"
 
 
-def _build(golden):
+def _build(golden, with_cp=False):
     vit = CMAEViTDet(
         img_size=160,
         embed_dims=48,
@@ -36,6 +36,7 @@ def _build(golden):
         window_size=4,
         window_blocks=(0, 2),
         pretrain_img_size=64,
+        with_cp=with_cp,
     )
     pyramid = SimpleFeaturePyramid(48, 32)
     state = {k[6:]: v for k, v in golden.items() if k.startswith("state.")}
@@ -50,8 +51,7 @@ def test_features_levels_and_every_gradient_match_detectron2(name, with_cp, fuse
     if fused:  # the kernel that GPUs and large images take
         monkeypatch.setattr(attention, "CPU_WRITE_OUT", 0)
     golden = load_file(GOLDEN / f"{name}.safetensors")
-    vit, pyramid = _build(golden)
-    vit.with_cp = with_cp
+    vit, pyramid = _build(golden, with_cp)
     maps = vit(golden["in.x"])
     levels = pyramid(maps)
     torch.testing.assert_close(maps[0], golden["out.last_feat"], atol=1e-5, rtol=0)

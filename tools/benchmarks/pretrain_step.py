@@ -18,13 +18,11 @@ memory, and takes oneDNN's matrix products where they are faster. The others run
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -34,6 +32,7 @@ import cmae_mm.compat  # noqa: F401  (before torchvision)
 # isort: split
 
 from _pretrain_recipes import DTYPES, SIZES, Setting, TrainingStep, mae_recipe, master_batch, our_recipe
+from _workers import ANSWER, Worker, peak_bytes
 from mmengine.logging import MMLogger
 
 from cmae_mm.cli import guard
@@ -41,7 +40,6 @@ from cmae_mm.engine.cpu import fit_to_cpu, keep_memory
 from cmae_mm.errors import UserError
 
 OURS, MAE, OFFICIAL = "CMAE", "MAE", "official"
-ANSWER = "measured:"  # begins what a process says to the one that started it; libraries print too
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Setting]:
@@ -126,13 +124,6 @@ def timed(step: TrainingStep, args: argparse.Namespace, setting: Setting) -> flo
     return args.steps * setting.batch / (clock() - start)
 
 
-def peak_bytes(setting: Setting) -> int:
-    """Peak memory of this process."""
-    if setting.device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def serve(args: argparse.Namespace, setting: Setting) -> int:
     """Be the process of one model: for each line of standard input measure once, print images/s and peak bytes."""
     with ExitStack() as stack:
@@ -140,49 +131,8 @@ def serve(args: argparse.Namespace, setting: Setting) -> int:
         step(), step()  # warm-up: the first makes the optimizer's state, the second fits memory to it
         print(ANSWER, "ready", flush=True)
         for _ in sys.stdin:
-            print(ANSWER, timed(step, args, setting), peak_bytes(setting), flush=True)
+            print(ANSWER, timed(step, args, setting), peak_bytes(setting.device), flush=True)
     return 0
-
-
-class Worker:
-    """A process that holds one model and measures when asked; use it as a context.
-
-    Args:
-        name: `OURS`, `MAE` or `OFFICIAL`.
-        argv: Words of the command line.
-    """
-
-    def __init__(self, name: str, argv: Sequence[str]) -> None:
-        self.name = name
-        command = [sys.executable, __file__, *argv, "--serve", name]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._answer()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        with self._process:  # closes its input, at which it ends
-            pass
-
-    def measure(self) -> tuple[float, int]:
-        """Give images/s of one measurement, and the peak memory so far in bytes.
-
-        Raises:
-            UserError: The process failed; it has said why.
-        """
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it has died: there is no answer
-            print("go", file=self._process.stdin, flush=True)
-        rate, peak = self._answer().split()
-        return float(rate), int(peak)
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith(ANSWER):
-                return line.removeprefix(ANSWER)
-        raise UserError(f"The step of {self.name} failed, see above; repair that or leave the model out.")
 
 
 def report(rates: dict[str, list[float]], peaks: dict[str, int]) -> None:
@@ -228,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     peaks: dict[str, int] = {}
     with ExitStack() as stack:
         words = sys.argv[1:] if argv is None else argv
-        workers = [stack.enter_context(Worker(name, words)) for name in names]
+        workers = [stack.enter_context(Worker(name, __file__, words)) for name in names]
         for _ in range(args.rounds):
             for worker in workers:
                 rate, peaks[worker.name] = worker.measure()

@@ -1,6 +1,6 @@
 """ADE20K, 150 classes, 512 px crops (mmseg, _base_/datasets/ade20k.py)."""
 
-from mmcv.transforms import LoadImageFromFile, RandomFlip, RandomResize
+from mmcv.transforms import LoadImageFromFile, RandomFlip, RandomResize, TestTimeAug
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmseg.datasets import ADE20KDataset
 from mmseg.datasets.transforms import (
@@ -30,6 +30,23 @@ test_pipeline = [
     dict(type=Resize, scale=(2048, 512), keep_ratio=True),
     dict(type=LoadAnnotations),
     dict(type=PackSegInputs),
+]
+# tools/test.py --tta: six scales of the test size, each with its mirror image. Up to 0.75 an image is smaller than a
+# window, which is then padded as training crops are. Labels stay at the size of the original.
+tta_pipeline = [
+    dict(type=LoadImageFromFile),
+    dict(
+        type=TestTimeAug,
+        transforms=[
+            [
+                dict(type=Resize, scale=(int(2048 * r), int(512 * r)), keep_ratio=True)
+                for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+            ],
+            [dict(type=RandomFlip, prob=0.0), dict(type=RandomFlip, prob=1.0)],
+            [dict(type=LoadAnnotations)],
+            [dict(type=PackSegInputs)],
+        ],
+    ),
 ]
 train_dataloader = dict(
     batch_size=2,  # 8 GPUs x 2 = 16

@@ -3,7 +3,7 @@
 Images are 128 px wide and 96 to 128 px high.
 """
 
-from mmcv.transforms import LoadImageFromFile, RandomFlip, RandomResize
+from mmcv.transforms import LoadImageFromFile, RandomFlip, RandomResize, TestTimeAug
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs, RandomCrop, Resize
@@ -24,6 +24,18 @@ train_pipeline = [
 ]
 # Scores are computed on the whole image at its own size.
 test_pipeline = [dict(type=LoadImageFromFile), dict(type=LoadAnnotations), dict(type=PackSegInputs)]
+tta_pipeline = [
+    dict(type=LoadImageFromFile),
+    dict(
+        type=TestTimeAug,
+        transforms=[
+            [dict(type=Resize, scale_factor=r, keep_ratio=True) for r in (0.75, 1.0, 1.5)],
+            [dict(type=RandomFlip, prob=0.0), dict(type=RandomFlip, prob=1.0)],
+            [dict(type=LoadAnnotations)],
+            [dict(type=PackSegInputs)],
+        ],
+    ),
+]
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,

@@ -4,18 +4,15 @@ from mmcv.ops import RoIAlign
 from mmdet.models import (
     CrossEntropyLoss,
     DetDataPreprocessor,
-    FCNMaskHead,
     L1Loss,
     MaskRCNN,
-    RPNHead,
-    Shared4Conv1FCBBoxHead,
-    SingleRoIExtractor,
     StandardRoIHead,
 )
 from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder, MaxIoUAssigner, RandomSampler
 
 from cmae_mm.transfer.coco import CMAEViTDet
 from cmae_mm.transfer.pyramid import ChannelLayerNorm, SimpleFeaturePyramid
+from cmae_mm.transfer.rois import CMAEBBoxHead, CMAEMaskHead, CMAERoIExtractor, CMAERPNHead
 
 # mmcv would fill in 1e-5
 norm_cfg = dict(type=ChannelLayerNorm, eps=1e-6)
@@ -48,7 +45,7 @@ model = dict(
     ),
     neck=dict(type=SimpleFeaturePyramid, in_channels=768, out_channels=256, scales=(4.0, 2.0, 1.0, 0.5)),
     rpn_head=dict(
-        type=RPNHead,
+        type=CMAERPNHead,
         in_channels=256,
         feat_channels=256,
         num_convs=2,
@@ -63,13 +60,15 @@ model = dict(
     roi_head=dict(
         type=StandardRoIHead,
         bbox_roi_extractor=dict(
-            type=SingleRoIExtractor,
+            type=CMAERoIExtractor,
             roi_layer=dict(type=RoIAlign, output_size=7, sampling_ratio=0),
             out_channels=256,
             featmap_strides=[4, 8, 16, 32],
         ),
         bbox_head=dict(
-            type=Shared4Conv1FCBBoxHead,
+            type=CMAEBBoxHead,
+            num_shared_convs=4,
+            num_shared_fcs=1,
             in_channels=256,
             conv_out_channels=256,
             fc_out_channels=1024,
@@ -82,13 +81,13 @@ model = dict(
             loss_bbox=dict(type=L1Loss, loss_weight=1.0),
         ),
         mask_roi_extractor=dict(
-            type=SingleRoIExtractor,
+            type=CMAERoIExtractor,
             roi_layer=dict(type=RoIAlign, output_size=14, sampling_ratio=0),
             out_channels=256,
             featmap_strides=[4, 8, 16, 32],
         ),
         mask_head=dict(
-            type=FCNMaskHead,
+            type=CMAEMaskHead,
             num_convs=4,
             in_channels=256,
             conv_out_channels=256,

@@ -2,7 +2,6 @@
 
 from mmseg.models import (
     CrossEntropyLoss,
-    EncoderDecoder,
     FCNHead,
     Feature2Pyramid,
     SegDataPreProcessor,
@@ -10,11 +9,12 @@ from mmseg.models import (
 )
 
 from cmae_mm.transfer.ade20k import CMAEUperNetViT
+from cmae_mm.transfer.segmentor import BatchedSlideSegmentor, SummingTTAModel
 
 norm_cfg = dict(type="SyncBN", requires_grad=True)
 
 model = dict(
-    type=EncoderDecoder,
+    type=BatchedSlideSegmentor,
     data_preprocessor=dict(
         type=SegDataPreProcessor,
         mean=[123.675, 116.28, 103.53],
@@ -31,8 +31,8 @@ model = dict(
         embed_dims=768,
         depth=12,
         num_heads=12,
-        pretrain_img_size=224,
         out_indices=(3, 5, 7, 11),
+        layer_scale=1.0,  # learnable, as in mmseg; a file that has scales brings its own
         drop_path_rate=0.1,
         with_cp=False,
         backbone_file=None,
@@ -64,5 +64,7 @@ model = dict(
         loss_decode=dict(type=CrossEntropyLoss, use_sigmoid=False, loss_weight=0.4),
     ),
     train_cfg=dict(),
-    test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341)),
+    test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341), window_batch=8),
 )
+# tools/test.py --tta puts the model into it.
+tta_model = dict(type=SummingTTAModel)

@@ -13,6 +13,7 @@ from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 CONV_EPS = 1e-5  # of the layer norms here; those of the transformer have 1e-6
@@ -130,20 +131,23 @@ class ConvBlock(nn.Module):
     Args:
         width: Number of channels.
         mlp_ratio: Hidden width of the MLP over ``width``.
+        eps: Of the layer norms.
+        drop_path: Probability of dropping a branch for a sample.
     """
 
-    def __init__(self, width: int, mlp_ratio: float) -> None:
+    def __init__(self, width: int, mlp_ratio: float, eps: float = CONV_EPS, drop_path: float = 0.0) -> None:
         super().__init__()
         hidden = int(width * mlp_ratio)
-        self.norm1 = nn.LayerNorm(width, eps=CONV_EPS)
+        self.norm1 = nn.LayerNorm(width, eps=eps)
         self.conv1 = PatchConv(width, width)
         self.attn = MaskedDepthwiseConv(width)
         self.conv2 = PatchConv(width, width)
-        self.norm2 = nn.LayerNorm(width, eps=CONV_EPS)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         layers = {"fc1": PatchConv(width, hidden), "act": nn.GELU(), "fc2": PatchConv(hidden, width)}
         self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x: Tensor, visible: VisibleCells | None = None) -> Tensor:
         """Transform (M, h, w, C) whole maps, or the cells that are ``visible``."""
-        x = x + self.conv2(self.attn(self.conv1(self.norm1(x)), visible))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop_path(self.conv2(self.attn(self.conv1(self.norm1(x)), visible)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -1,0 +1,1 @@
+"""Layers that pretraining and transfer share."""
