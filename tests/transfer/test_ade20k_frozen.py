@@ -32,7 +32,7 @@ def seeded(seed=0):
 @pytest.mark.parametrize("size", [(32, 32), (40, 24)])
 def test_frozen_features_are_those_of_timm(backbone_file, size):
     """timm's ViT on the same file, with its own final norm; at another size, timm resizes the positions itself."""
-    from cmae_mm.checkpoints.export import timm_model
+    from cmae_mm.checkpoints.training_checkpoint import timm_model
 
     ours = FrozenViT(backbone_file=str(backbone_file), **ARCH)
     ours.init_weights()
