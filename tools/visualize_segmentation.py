@@ -1,7 +1,7 @@
 """See ``python tools/visualize_segmentation.py --help``."""
 
 from cmae_mm.cli import guard
-from cmae_mm.transfer.pictures import segmentations_main
+from cmae_mm.transfer.segmentation_pictures import segmentations_main
 
 if __name__ == "__main__":
     guard(segmentations_main)

@@ -122,13 +122,7 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
         use_tta(cfg)
     runner = _build(cfg, args, ("test",))
     metrics = runner.test()
-    print(
-        "; ".join(
-            f"{name} {value:.4g}"
-            for name, value in sorted(metrics.items())
-            if isinstance(value, (int, float))
-        )
-    )
+    print(_line(metrics))
     print(f"all digits: {Path(cfg.work_dir) / TEST_RECORD_FILE}")
     for file in predictions:
         print(f"predictions: {file}")
@@ -155,6 +149,47 @@ def _keep_predictions(cfg: Any, prefix: str | None) -> list[str]:
             f"--predictions {prefix}: {cfg.filename} is no detection config with COCO's metric; leave it out"
         )
     return files
+
+
+def _line(metrics: dict[str, Any]) -> str:
+    """Numbers for people; the record has all digits."""
+    numbers = {name: value for name, value in sorted(metrics.items()) if isinstance(value, (int, float))}
+    return "; ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+
+
+def probe_main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate a frozen encoder without training: ``tools/dense_knn.py``.
+
+    Args:
+        argv: Words of the command line; those of the process if None.
+
+    Returns:
+        Exit code.
+
+    Raises:
+        UserError: For a user's mistake.
+    """
+    from cmae_mm.engine.environment import bare_model
+    from cmae_mm.engine.hooks import TEST_RECORD_FILE
+
+    parser = _parser("Label patches by their nearest neighbours in frozen features; nothing is trained.")
+    parser.add_argument("--backbone", help="backbone file (.safetensors); without it the weights are random")
+    args = parser.parse_args(argv)
+    cfg = _prepare(args)
+    if not any("FillMemoryHook" in str(hook.get("type")) for hook in cfg.get("custom_hooks") or []):
+        raise UserError(
+            f"{args.config}: fills no memory of patches; use a config such as configs/ade20k/knn_*.py"
+        )
+    if args.backbone:
+        from cmae_mm.engine.config import set_backbone
+
+        set_backbone(cfg, args.backbone)
+    runner = _build(cfg, args, ("train", "test"))
+    bare_model(runner).init_weights()
+    metrics = runner.test()
+    print(_line(metrics))
+    print(f"all digits: {Path(cfg.work_dir) / TEST_RECORD_FILE}")
+    return 0
 
 
 def _count(word: str) -> int | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from cmae_mm.data.checks import check_ade20k, check_image_folder
+from cmae_mm.data.ade20k_checks import check_ade20k
+from cmae_mm.data.checks import check_image_folder
+from cmae_mm.data.class_names import read_class_names
 from cmae_mm.data.coco_checks import check_coco, describe
 from cmae_mm.data.masters import MasterImages, check_masters
 from cmae_mm.errors import UserError
@@ -45,10 +48,13 @@ def check_datasets(cfg: Config, phases: tuple[str, ...]) -> list[str]:
 
 
 def _datasets_of_hooks(cfg: Config) -> list[dict[str, Any]]:
-    """Data sets that hooks read while the model trains."""
+    """Data sets that hooks read while the model trains or before a test."""
     hooks = [*(cfg.get("default_hooks") or {}).values(), *(cfg.get("custom_hooks") or [])]
-    fields = [value for hook in hooks if hook for value in hook.values()]
-    return [value for value in fields if isinstance(value, dict) and value.get("type") is MasterImages]
+    fields = [value for hook in hooks if hook for value in hook.values() if isinstance(value, dict)]
+    inner = [
+        value["dataset"] for value in fields if isinstance(value.get("dataset"), dict)
+    ]  # of a dataloader
+    return [value for value in fields if value.get("type") is MasterImages] + inner
 
 
 def _identity(dataset: dict[str, Any]) -> tuple[str, ...]:
@@ -66,8 +72,8 @@ def _check(dataset: dict[str, Any], cfg: Config) -> list[str]:
     if "mmdet.CocoDataset" in names:
         return [_check_detection(dataset, root, cfg)]
     if "mmseg.BaseSegDataset" in names:
-        check_ade20k(root / prefix["img_path"], root / prefix["seg_map_path"], len(_classes(dataset)))
-    elif "cmae_mm.MasterImages" in names:
+        return _check_segmentation(dataset, root, cfg)
+    if "cmae_mm.MasterImages" in names:
         check_masters({key: value for key, value in dataset.items() if key != "type"})
     elif "mmpretrain.CustomDataset" in names and not dataset.get("ann_file"):
         folder = prefix if isinstance(prefix, str) else prefix.get("img_path", "")
@@ -90,11 +96,43 @@ def _check_detection(dataset: dict[str, Any], root: Path, cfg: Config) -> str:
     return f"{ann_file}: {describe(counts)}"
 
 
+def _check_segmentation(dataset: dict[str, Any], root: Path, cfg: Config) -> list[str]:
+    """Check classes and folders in ADE20K layout; other layouts of mmseg are left alone."""
+    layout = {name: _option(dataset, name) for name in ("img_suffix", "seg_map_suffix", "reduce_zero_label")}
+    if dataset.get("ann_file") or layout["seg_map_suffix"] != ".png" or not layout["reduce_zero_label"]:
+        return []
+    classes = _classes(dataset)
+    for part in ("decode_head", "auxiliary_head"):
+        heads = cfg.get("model", {}).get(part) or []
+        for head in heads if isinstance(heads, (list, tuple)) else [heads]:
+            if head.get("num_classes", len(classes)) != len(classes):
+                raise UserError(
+                    f"model.{part} has num_classes={head['num_classes']}, but {root} has {len(classes)} classes "
+                    f"({', '.join(classes[:3])} ...); add --cfg-options model.{part}.num_classes={len(classes)}"
+                )
+    prefix = dataset["data_prefix"]
+    folder = root / prefix["img_path"]
+    found = check_ade20k(folder, root / prefix["seg_map_path"], len(classes), layout["img_suffix"])
+    return [f"{folder}: {found}"]
+
+
+def _option(dataset: dict[str, Any], name: str) -> Any:
+    """What the config says, or else what the dataset's class takes; None if neither knows it."""
+    if name in dataset:
+        return dataset[name]
+    for base in _bases(dataset):
+        known = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
+        if name in known:
+            return known[name].default
+    return None
+
+
 def _classes(dataset: dict[str, Any]) -> Sequence[str]:
-    """Names in the config, or else those of the dataset's class."""
-    named: Sequence[str] = (dataset.get("metainfo") or {}).get("classes") or _bases(dataset)[0].METAINFO[
-        "classes"
-    ]
+    """Names in the config, or those of the folder, or those of the dataset's class."""
+    bases = _bases(dataset)
+    if any(base.__name__ == "SegmentationFolder" for base in bases):
+        return read_class_names(dataset["data_root"])
+    named: Sequence[str] = (dataset.get("metainfo") or {}).get("classes") or bases[0].METAINFO["classes"]
     return named
 
 

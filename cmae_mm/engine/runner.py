@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import _ParamScheduler
 from mmengine.registry import RUNNERS
@@ -27,9 +28,14 @@ class SuiteRunner(Runner):
         super().__init__(*args, **kwargs)
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """See the base class. SyncBN needs a GPU: on the CPU it becomes batch norm per process."""
+        """See the base class. SyncBN needs a GPU: on the CPU it becomes batch norm per process.
+
+        A model that learns nothing is not wrapped: it has no gradients to average, and torch's wrapper refuses it.
+        """
         if not torch.cuda.is_available():
             model = fit_to_cpu(model)
+        if not any(p.requires_grad for p in model.parameters()):
+            return model.to(get_device())
         return super().wrap_model(model_wrapper_cfg, model)
 
     def load_checkpoint(

@@ -13,7 +13,7 @@ _CAPTIONS = {
     "curves": "Training loss of each run of the first seed.",
     "views-": "Eight images: master crop, online view, target view, masked input, reconstruction.",
     "coco": "Detection from the pretrained backbone: ground truth, the best three detections with scores in %.",
-    "ade20k": "Segmentation from the pretrained backbone: image, ground truth, prediction.",
+    "ade20k": "Segmentation from the pretrained backbone: image, ground truth, prediction, errors in red.",
     "data/imagenet": "The classification set, a row for each class.",
     "data/coco": "The detection set, plain and with its boxes and masks; crowd regions in yellow.",
     "data/ade20k": "The segmentation set, images and label maps; void is black.",

@@ -15,16 +15,10 @@ from mmengine.fileio import dump
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
+from cmae_mm.transfer.class_table import ClassTable
 from cmae_mm.transfer.mask_codes import encode_masks
 
 _SIZES = ("", "_s", "_m", "_l")  # the order of COCO's area ranges: all, below 32^2, to 96^2, above
-
-
-class ClassTable(dict[str, dict[str, float | None]]):
-    """Numbers of each class; short in a line of the log, whole in a record."""
-
-    def __str__(self) -> str:
-        return f"{len(self)} classes"
 
 
 @METRICS.register_module()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cmae_mm.data.checks import check_ade20k, check_image_folder
+from cmae_mm.data.ade20k_checks import check_ade20k
+from cmae_mm.data.checks import check_image_folder
 from cmae_mm.data.coco_checks import check_coco
 
 PHOTOS = Path(os.environ.get("CMAE_MM_PHOTOS", "absent"))

@@ -121,7 +121,7 @@ def test_parts_of_a_model_that_load_weights_of_their_own(config, part, hostile, 
 @pytest.mark.parametrize("program", ["visualize_pretraining", "visualize_detections"])
 def test_pictures(program, hostile, mini_data, refused, tmp_path):
     from cmae_mm.pretrain.pictures import pretraining_main
-    from cmae_mm.transfer.pictures import detections_main
+    from cmae_mm.transfer.detection_pictures import detections_main
 
     main, config = {
         "visualize_pretraining": (pretraining_main, PRETRAIN),

@@ -10,7 +10,8 @@ from mmseg.datasets.transforms import (
     RandomCrop,
     Resize,
 )
-from mmseg.evaluation import IoUMetric
+
+from cmae_mm.transfer.segmentation_metric import CMAESegMetric
 
 data_root = "data/ade/ADEChallengeData2016/"
 # The dataset maps 0 (void) to 255 and 1..150 to 0..149.
@@ -71,7 +72,7 @@ val_dataloader = dict(
         pipeline=test_pipeline,
     ),
 )
-val_evaluator = dict(type=IoUMetric, iou_metrics=["mIoU"])
+val_evaluator = dict(type=CMAESegMetric, iou_metrics=["mIoU"])
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 val_cfg = dict()

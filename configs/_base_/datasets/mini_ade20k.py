@@ -7,7 +7,8 @@ from mmcv.transforms import LoadImageFromFile, RandomFlip, RandomResize, TestTim
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs, RandomCrop, Resize
-from mmseg.evaluation import IoUMetric
+
+from cmae_mm.transfer.segmentation_metric import CMAESegMetric
 
 data_root = "data/mini/ade20k/"
 metainfo = dict(  # data.taxonomy.CLASSES_ADE20K
@@ -63,7 +64,7 @@ val_dataloader = dict(
         pipeline=test_pipeline,
     ),
 )
-val_evaluator = dict(type=IoUMetric, iou_metrics=["mIoU"])
+val_evaluator = dict(type=CMAESegMetric, iou_metrics=["mIoU"])
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 val_cfg = dict()
