@@ -138,10 +138,11 @@ def test_commands_on_checkpoints(name, hostile, words, refused, tmp_path):
     says = {"says": "not a readable safetensors file"} if name.endswith(".safetensors") else {}
     refused(lambda _: import_checkpoint(path), **says)
     refused(lambda _: inspect_file(path))
-    refused(suite, "export", path, "--out", tmp_path / "x.safetensors")
+    refused(suite, "import", path, "--out", tmp_path / "x.safetensors", **says)
+    refused(suite, "export", path, "--to", "timm", "--out", tmp_path / "x.safetensors", **says)
     refused(lambda _: load_backbone(path), says="not a readable safetensors file")
-    if name == "bad.pth":
-        refused(train_main, *words(LINEAR, "--backbone", path), says="not a readable safetensors file")
+    if name == "bad.pth":  # imported on the way
+        refused(train_main, *words(LINEAR, "--backbone", path))
     assert not (tmp_path / "x.safetensors").exists()
 
 
