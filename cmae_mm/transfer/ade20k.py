@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
+from mmseg.models import SwinTransformer
 from mmseg.registry import MODELS
 from timm.layers import LayerScale
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from cmae_mm.layers.conv_stages import CONV_EPS, ConvBlock
 from cmae_mm.transfer.attention import Attention
 from cmae_mm.transfer.hybrid import CMAEHybridViTDet
+from cmae_mm.transfer.swin import StartsFromSwinFile
 from cmae_mm.transfer.vit import DenseViT
 
 
@@ -89,3 +91,8 @@ class CMAEUperNetHybrid(CMAEHybridViTDet):
         """
         first, second, third, _ = super().forward(x)
         return first, second, third, self.fourth(third)
+
+
+@MODELS.register_module()
+class CMAEUperNetSwin(StartsFromSwinFile, SwinTransformer):
+    """mmseg's ``SwinTransformer``, started from a backbone file; norms of the stages before the last are new."""

@@ -1,11 +1,13 @@
-"""What COCO transfer adds to mmdet: the ViTDet backbone (the pyramid is in ``pyramid.py``)."""
+"""What COCO transfer adds to mmdet: backbones (the pyramid is in ``pyramid.py``)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mmdet.registry import MODELS
+from mmpretrain.models import SwinTransformer
 
+from cmae_mm.transfer.swin import StartsFromSwinFile
 from cmae_mm.transfer.vit import DenseViT
 
 
@@ -24,3 +26,15 @@ class CMAEViTDet(DenseViT):
         kwargs.setdefault("img_size", 1024)
         kwargs.setdefault("window_blocks", (0, 1, 3, 4, 6, 7, 9, 10))
         super().__init__(**{"rel_pos": "decomposed", "cls_token": False, **kwargs})
+
+
+@MODELS.register_module()
+class CMAEDetSwin(StartsFromSwinFile, SwinTransformer):
+    """mmpretrain's ``SwinTransformer``, which knows its layers' depths, with all four maps for a pyramid.
+
+    Args:
+        **kwargs: ``backbone_file``, and see mmpretrain.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"out_indices": (0, 1, 2, 3), "pad_small_map": True, **kwargs})

@@ -1,4 +1,4 @@
-"""mmseg's Swin transformer, started from a backbone file."""
+"""Swin transformers of the libraries, started from a backbone file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 from typing import Any
 
 from mmengine.logging import print_log
-from mmseg.models import SwinTransformer
-from mmseg.registry import MODELS
 
 from cmae_mm.checkpoints import load_backbone
 from cmae_mm.checkpoints.input_fold import fold_input
@@ -17,13 +15,14 @@ from cmae_mm.checkpoints.targets.swin import swin_to_mm
 from cmae_mm.errors import UserError
 
 
-@MODELS.register_module()
-class CMAEUperNetSwin(SwinTransformer):
-    """mmseg's ``SwinTransformer``, whose own loader takes what fits from a file and leaves out the rest without a word.
+class StartsFromSwinFile:
+    """Mixed into mmpretrain's and mmseg's ``SwinTransformer``, which have the same names.
+
+    Their own loaders take what fits from a file and leave out the rest without a word.
 
     Args:
         backbone_file: Backbone file of a Swin; None starts from random weights.
-        **kwargs: See mmseg.
+        **kwargs: Arguments of the library's class.
     """
 
     def __init__(self, backbone_file: str | None = None, **kwargs: Any) -> None:
@@ -36,7 +35,7 @@ class CMAEUperNetSwin(SwinTransformer):
         Raises:
             UserError: If the file holds another architecture.
         """
-        super().init_weights()
+        super().init_weights()  # type: ignore[misc]
         if self.backbone_file is None:
             return
         state, header = load_backbone(self.backbone_file)
@@ -45,7 +44,7 @@ class CMAEUperNetSwin(SwinTransformer):
                 f"{self.backbone_file}: holds a {header.kind} encoder, the config a Swin; use a recipe of its kind"
             )
         weights, resized = self._fitted(swin_to_mm(fold_input(state, header), header, dense=True))
-        own = self.state_dict()
+        own = self.state_dict()  # type: ignore[attr-defined]
         differing = sorted(
             key
             for key in own.keys() | weights.keys()
@@ -56,7 +55,7 @@ class CMAEUperNetSwin(SwinTransformer):
                 f"{self.backbone_file}: does not fit the model, {len(differing)} tensors differ, for example "
                 f"{differing[0]}; use the config of the same architecture"
             )
-        self.load_state_dict(weights)
+        self.load_state_dict(weights)  # type: ignore[attr-defined]
         note = f", {resized} tables of relative positions resized" if resized else ""
         print_log(
             f"backbone file {self.backbone_file}: all {len(state)} encoder tensors loaded{note}",
@@ -65,7 +64,7 @@ class CMAEUperNetSwin(SwinTransformer):
 
     def _fitted(self, weights: Tensors) -> tuple[Tensors, int]:
         """Weights with tables for the windows of this model, and the number of tables that were resized."""
-        own, fitted, resized = self.state_dict(), dict(weights), 0
+        own, fitted, resized = self.state_dict(), dict(weights), 0  # type: ignore[attr-defined]
         for key in [k for k in weights if k in own and own[k].shape != weights[k].shape]:
             if key.endswith("relative_position_index"):
                 fitted[key] = own[key]

@@ -12,7 +12,7 @@ with read_base():
 
 from mmengine.optim import DefaultOptimWrapperConstructor
 
-from cmae_mm.transfer.swin import CMAEUperNetSwin
+from cmae_mm.transfer.ade20k import CMAEUperNetSwin
 
 protocol = "SEG-UP-SWIN"
 model.pop("neck")

@@ -5,8 +5,7 @@ inferred from the missing mask AP. Everything here is a choice: detector and jit
 rate drops at 8/9 and 26/27, learning rate, decays and drop path are usual ones. Never rank it among ViTs, and never
 take a difference to 52.3 for one under the same protocol.
 
-The backbone is mmpretrain's and takes its checkpoints through `model.backbone.init_cfg`. It reads no backbone file, so
-`--backbone` is refused. 36 epochs x 118,000 / 64 = 66,375 iterations.
+The backbone is mmpretrain's, started from a backbone file of a Swin (`cmae-mm import`). 36 epochs x 118,000 / 64 = 66,375 iterations.
 """
 
 from mmengine.config import read_base
@@ -15,16 +14,10 @@ with read_base():
     from .._base_.recipes.coco_vitdet_b_p16 import *
 
 from mmdet.models import FPN
-from mmpretrain.models import SwinTransformer
 
-model["backbone"] = dict(
-    type=SwinTransformer,
-    arch="base",
-    img_size=1024,
-    out_indices=(0, 1, 2, 3),
-    drop_path_rate=0.2,
-    pad_small_map=True,
-)
+from cmae_mm.transfer.coco import CMAEDetSwin
+
+model["backbone"] = dict(type=CMAEDetSwin, arch="base", img_size=1024, drop_path_rate=0.2, backbone_file=None)
 model["neck"] = dict(
     type=FPN, in_channels=[128, 256, 512, 1024], out_channels=256, num_outs=5, norm_cfg=norm_cfg
 )

@@ -1,4 +1,4 @@
-"""mmseg's Swin from a backbone file: equal to timm's stages, and nothing else fits."""
+"""The libraries' Swins from a backbone file: equal to timm's stages, and nothing else fits."""
 
 from dataclasses import replace
 
@@ -13,7 +13,8 @@ from cmae_mm.checkpoints import save_backbone
 from cmae_mm.checkpoints.geometry import describe
 from cmae_mm.checkpoints.resize import resize_rel_pos_table
 from cmae_mm.errors import UserError
-from cmae_mm.transfer.swin import CMAEUperNetSwin
+from cmae_mm.transfer.ade20k import CMAEUperNetSwin
+from cmae_mm.transfer.coco import CMAEDetSwin
 
 SIZES = dict(embed_dims=16, depths=(2, 1, 2, 1), num_heads=(2, 2, 4, 4), drop_path_rate=0.0)
 
@@ -34,10 +35,26 @@ def encoder(tmp_path_factory):
     return model.eval(), path
 
 
-def test_last_stage_equals_timm(encoder):
+def segmentor_swin(path, window):
+    return CMAEUperNetSwin(window_size=window, backbone_file=str(path), **SIZES)
+
+
+def detector_swin(path, window):
+    arch = {"embed_dims": 16, "depths": (2, 1, 2, 1), "num_heads": (2, 2, 4, 4)}
+    return CMAEDetSwin(
+        arch=arch, img_size=64, window_size=window, backbone_file=str(path), drop_path_rate=0.0
+    )
+
+
+BOTH = pytest.mark.parametrize("build", [segmentor_swin, detector_swin])
+
+
+@BOTH
+def test_last_stage_equals_timm(encoder, build):
     model, path = encoder
-    swin = CMAEUperNetSwin(window_size=2, backbone_file=str(path), **SIZES)
+    swin = build(path, 2)
     swin.init_weights()
+    assert len(swin.out_indices) == 4
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         nn_eval = torch.nn.Module.eval(swin) or swin  # mmseg's own returns nothing
@@ -45,9 +62,10 @@ def test_last_stage_equals_timm(encoder):
     torch.testing.assert_close(maps[-1].permute(0, 2, 3, 1), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_tables_of_other_windows_are_resized(encoder):
+@BOTH
+def test_tables_of_other_windows_are_resized(encoder, build):
     model, path = encoder
-    swin = CMAEUperNetSwin(window_size=4, backbone_file=str(path), **SIZES)
+    swin = build(path, 4)
     swin.init_weights()
     table = model.state_dict()["layers.0.blocks.1.attn.relative_position_bias_table"]
     own = swin.stages[0].blocks[1].attn.w_msa.relative_position_bias_table

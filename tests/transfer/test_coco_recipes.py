@@ -192,7 +192,8 @@ def test_a_backbone_file_of_a_plain_vit_is_refused_by_the_hybrid(encoder):
         build(cfg)
 
 
-def test_swin_takes_no_backbone_file(encoder):
-    cfg = load_config(CONFIGS / "mask-rcnn_fpn-swin-b_lsj-36e_coco.py")
-    with pytest.raises(UserError, match="reads no backbone file"):
-        set_backbone(cfg, encoder[1])
+def test_a_backbone_file_of_a_plain_vit_is_refused_by_the_swin(encoder):
+    cfg = narrow(load_config(CONFIGS / "mask-rcnn_fpn-swin-b_lsj-36e_coco.py"))
+    set_backbone(cfg, encoder[1])
+    with pytest.raises(UserError, match="holds a vit encoder, the config a Swin"):
+        build(cfg)
