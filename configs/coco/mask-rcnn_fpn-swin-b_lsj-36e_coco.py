@@ -5,7 +5,8 @@ inferred from the missing mask AP. Everything here is a choice: detector and jit
 rate drops at 8/9 and 26/27, learning rate, decays and drop path are usual ones. Never rank it among ViTs, and never
 take a difference to 52.3 for one under the same protocol.
 
-The backbone is mmpretrain's, started from a backbone file of a Swin (`cmae-mm import`). 36 epochs x 118,000 / 64 = 66,375 iterations.
+The backbone is mmpretrain's, started from a backbone file of a Swin (`cmae-mm import`).
+36 epochs x 118,000 / 64 = 66,375 iterations.
 """
 
 from mmengine.config import read_base
