@@ -18,7 +18,7 @@ demo: setup  ## pretrain, transfer and report on small data made on the spot
 	@$(BIN)/cmae-mm demo $(ARGS)
 
 test: setup  ## run the test suite
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 test-slow: setup  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -1,9 +1,13 @@
 """Shared by all rooms: tiny data, tiny files, and the real command lines called in this process."""
 
+import os
 import signal
 from glob import glob
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: one thread each, in what they start too
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 TINY_ARCH = {"width": 48, "depth": 2, "heads": 3, "hidden": 96, "patch": 8, "image_size": 32}
 LOADER = [
