@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from glob import glob
 
 import pytest
@@ -15,6 +16,15 @@ LOADER = [
     for phase in ("train", "val", "test")
     for field in ("num_workers=0", "persistent_workers=False", "batch_size=20")
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_scope_is_left_behind():
+    """Some tests set mmengine's default scope; the next file starts without one, whatever ran before it."""
+    yield
+    registry = sys.modules.get("mmengine.registry")
+    if registry is not None:
+        registry.DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(scope="session")
@@ -91,8 +101,6 @@ def call():
 
 
 def _forget_runs():
-    import sys
-
     if "mmengine.runner" not in sys.modules:
         return
     from mmengine.logging import MessageHub, MMLogger
