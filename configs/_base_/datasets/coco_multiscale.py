@@ -11,9 +11,11 @@ with read_base():
 
 from mmcv.transforms import LoadImageFromFile, RandomChoice, RandomChoiceResize
 from mmdet.datasets import AspectRatioBatchSampler
-from mmdet.datasets.transforms import FilterAnnotations, LoadAnnotations, PackDetInputs, RandomCrop
+from mmdet.datasets.transforms import FilterAnnotations, PackDetInputs, RandomCrop
 from mmdet.datasets.transforms import RandomFlip, Resize
 from mmengine.dataset import DefaultSampler
+
+from cmae_mm.transfer.coco_data import LoadPolygons
 
 short_sides = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 resize = dict(
@@ -24,7 +26,7 @@ resize = dict(
 )
 train_pipeline = [
     dict(type=LoadImageFromFile),
-    dict(type=LoadAnnotations, with_bbox=True, with_mask=True, poly2mask=False),
+    dict(type=LoadPolygons),
     dict(type=RandomFlip, prob=0.5),
     dict(
         type=RandomChoice,
