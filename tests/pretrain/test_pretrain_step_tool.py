@@ -50,7 +50,7 @@ def test_prints_rates_and_their_ratio(tool, capsys):
 
 def test_a_process_measures_until_its_input_ends(tool):
     """One model each: its peak has the libraries in it, which alone take some hundred MiB."""
-    with tool.Worker("MAE", tool.__file__, MINI) as worker:
+    with import_module("_workers").Worker("MAE", tool.__file__, MINI) as worker:
         (rate, peak), (_, later) = worker.measure(), worker.measure()
         assert rate > 0
         assert 2**27 < peak <= later < 2**33

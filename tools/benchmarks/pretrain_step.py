@@ -18,9 +18,7 @@ memory, and takes oneDNN's matrix products where they are faster. The others run
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,7 +30,7 @@ import cmae_mm.compat  # noqa: F401  (before torchvision)
 # isort: split
 
 from _pretrain_recipes import DTYPES, SIZES, Setting, TrainingStep, mae_recipe, master_batch, our_recipe
-from _workers import ANSWER, Worker, peak_bytes
+from _workers import in_turn, report, serve
 from mmengine.logging import MMLogger
 
 from cmae_mm.cli import guard
@@ -112,47 +110,6 @@ def make_step(name: str, official: Path | None, setting: Setting, stack: ExitSta
     return official_step(official.resolve(), setting)
 
 
-def timed(step: TrainingStep, args: argparse.Namespace, setting: Setting) -> float:
-    """Time ``args.steps`` steps by ``args.clock``, in images per second."""
-    wait = torch.cuda.synchronize if setting.device.type == "cuda" else (lambda: None)
-    clock = time.process_time if args.clock == "cpu" else time.perf_counter
-    wait()
-    start = clock()
-    for _ in range(args.steps):
-        step()
-    wait()
-    return args.steps * setting.batch / (clock() - start)
-
-
-def serve(args: argparse.Namespace, setting: Setting) -> int:
-    """Be the process of one model: for each line of standard input measure once, print images/s and peak bytes."""
-    with ExitStack() as stack:
-        step = make_step(args.serve, args.official, setting, stack)
-        step(), step()  # warm-up: the first makes the optimizer's state, the second fits memory to it
-        print(ANSWER, "ready", flush=True)
-        for _ in sys.stdin:
-            print(ANSWER, timed(step, args, setting), peak_bytes(setting.device), flush=True)
-    return 0
-
-
-def report(rates: dict[str, list[float]], peaks: dict[str, int]) -> None:
-    """Print images/s, peak memory and the ratios of ours to the others.
-
-    Args:
-        rates: Images/s of each round, by model; ours first.
-        peaks: Bytes, by model.
-    """
-    for name, values in rates.items():
-        spread = f"({min(values):.2f} to {max(values):.2f})"
-        peak = f"peak {peaks[name] / 2**30:.2f} GiB"
-        print(f"{name:8s} {statistics.median(values):9.2f} images/s {spread}, {peak}")
-    for name, values in list(rates.items())[1:]:
-        ratios = [ours / other for ours, other in zip(rates[OURS], values, strict=True)]
-        spread = f"({min(ratios):.3f} to {max(ratios):.3f})"
-        memory = f"memory {peaks[OURS] / peaks[name]:.2f}"
-        print(f"{OURS} / {name:8s} images/s {statistics.median(ratios):.3f} {spread}, {memory}")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print.
 
@@ -168,21 +125,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.serve:
         MMLogger.get_current_instance().setLevel("ERROR")  # else it lists every parameter
         torch.manual_seed(0)
-        return serve(args, setting)
+        with ExitStack() as stack:
+            step = make_step(args.serve, args.official, setting, stack)
+            serve(step, setting.batch, args.steps, setting.device, args.clock)
+        return 0
     if args.official:
         from _official_cmae import check_checkout
 
         check_checkout(args.official)
     names = [OURS, MAE] + ([OFFICIAL] if args.official else [])
-    rates: dict[str, list[float]] = {name: [] for name in names}
-    peaks: dict[str, int] = {}
-    with ExitStack() as stack:
-        words = sys.argv[1:] if argv is None else argv
-        workers = [stack.enter_context(Worker(name, __file__, words)) for name in names]
-        for _ in range(args.rounds):
-            for worker in workers:
-                rate, peaks[worker.name] = worker.measure()
-                rates[worker.name].append(rate)
+    rates, peaks = in_turn(__file__, names, sys.argv[1:] if argv is None else argv, args.rounds)
     gpu = setting.device.type == "cuda"
     where = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
     compiled = ", compiled" if setting.compile else ""
