@@ -5,11 +5,11 @@ from mmseg.models import (
     FCNHead,
     Feature2Pyramid,
     SegDataPreProcessor,
-    UPerHead,
 )
 
 from cmae_mm.transfer.ade20k import CMAEUperNetViT
 from cmae_mm.transfer.segmentor import BatchedSlideSegmentor, SummingTTAModel
+from cmae_mm.transfer.uper_head import LeanUPerHead
 
 norm_cfg = dict(type="SyncBN", requires_grad=True)
 
@@ -39,7 +39,7 @@ model = dict(
     ),
     neck=dict(type=Feature2Pyramid, embed_dim=768, rescales=[4, 2, 1, 0.5], norm_cfg=norm_cfg),
     decode_head=dict(
-        type=UPerHead,
+        type=LeanUPerHead,
         in_channels=[768, 768, 768, 768],
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
