@@ -76,9 +76,10 @@ def conv3x3_of_resized(
     down = taps(height, size[0], align_corners, x).flatten(0, 1).t()  # (H, 3h)
     # (3, 3O, C, 1, 1): column of the kernel; then output channel and row of the kernel
     by_column = weight.permute(3, 0, 2, 1).flatten(1, 2)[..., None, None]
+    x = x.contiguous()  # the products below then read rows; the small map is cheap to copy
     wide: Tensor | None = None
     for matrix, kernel in zip(across, by_column, strict=True):
-        column = F.conv2d(x, kernel).view(count, -1, 3 * height, width) @ matrix
+        column = F.conv2d(x, kernel).reshape(count, -1, 3 * height, width) @ matrix
         wide = column if wide is None else wide + column  # (B, O, 3h, W)
     return down @ wide
 
