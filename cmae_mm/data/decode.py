@@ -25,15 +25,15 @@ class BrokenImageError(Exception):
     """The bytes are no complete image. Internal: data sets skip the image and count it."""
 
 
-def decode_bgr(data: bytes) -> np.ndarray:
-    """Decode an image file to upright 8-bit colour.
+def decode_bgr(data: bytes, upright: bool = True) -> np.ndarray:
+    """Decode an image file to 8-bit colour.
 
     JPEG goes through libjpeg-turbo (simplejpeg), which gives the same pixels as Pillow. CMYK, other formats and
-    unusual JPEG go through Pillow. Grey becomes colour, alpha is dropped, 16 bits become 8, and EXIF orientation is
-    applied.
+    unusual JPEG go through Pillow. Grey becomes colour, alpha is dropped, and 16 bits become 8.
 
     Args:
         data: The whole file.
+        upright: Apply the EXIF orientation. The code behind published ImageNet numbers does not.
 
     Returns:
         (H, W, 3) uint8, BGR.
@@ -44,8 +44,8 @@ def decode_bgr(data: bytes) -> np.ndarray:
     if not data:
         raise BrokenImageError("the file is empty")
     try:
-        pixels = _decode_jpeg(data) if data.startswith(_JPEG) else None
-        return _decode_any(data) if pixels is None else pixels
+        pixels = _decode_jpeg(data, upright) if data.startswith(_JPEG) else None
+        return _decode_any(data, upright) if pixels is None else pixels
     except BrokenImageError:
         raise
     except UnidentifiedImageError as error:
@@ -54,7 +54,7 @@ def decode_bgr(data: bytes) -> np.ndarray:
         raise BrokenImageError(str(error) or type(error).__name__) from error
 
 
-def _decode_jpeg(data: bytes) -> np.ndarray | None:
+def _decode_jpeg(data: bytes, upright: bool) -> np.ndarray | None:
     """Pixels of an ordinary JPEG; None if Pillow has to look at it."""
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
@@ -66,16 +66,16 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
         if any(word in str(error).lower() for word in _DAMAGE):
             raise BrokenImageError(str(error)) from error
         return None
-    exif = _exif(data)
+    exif = _exif(data) if upright else b""
     return _upright(pixels, _orientation(exif)) if exif else pixels
 
 
-def _decode_any(data: bytes) -> np.ndarray:
+def _decode_any(data: bytes, upright: bool) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of palettes and EXIF
         with Image.open(io.BytesIO(data)) as file:
             _check_size(*file.size)
-            image = ImageOps.exif_transpose(file)
+            image = ImageOps.exif_transpose(file) if upright else file
             if image.mode.startswith("I"):  # 16 bits in one channel; Pillow's own conversion would clip
                 grey = np.clip(np.asarray(image, np.int64), 0, 65535) >> 8
                 return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)

@@ -139,6 +139,7 @@ class ResultRecordHook(Hook):
         return {
             "config": Path(runner.cfg.filename or "").name,
             "protocol": runner.cfg.get("protocol"),
+            "trainable_blocks": backbone.get("trainable_blocks"),
             "backbone_file": (file := backbone.get("backbone_file")),
             "backbone_sha256": sha256_of(file) if file else None,
             "seed": runner.seed,

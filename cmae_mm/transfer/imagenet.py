@@ -12,6 +12,8 @@ from mmpretrain.registry import MODELS
 import cmae_mm.compat  # noqa: F401  (before torchvision)
 from cmae_mm.checkpoints import load_into
 from cmae_mm.checkpoints.sources.openmmlab import timm_name
+from cmae_mm.errors import UserError
+from cmae_mm.transfer.partial import check_trainable_blocks, freeze, set_frozen_to_eval
 
 
 @MODELS.register_module()
@@ -23,12 +25,35 @@ class ImageNetViT(VisionTransformer):
 
     Args:
         backbone_file: Backbone file; None starts from random weights.
+        trainable_blocks: Partial fine-tuning: only so many of the last blocks learn, and the norms after them. Half a
+            block is its MLP. The frozen part is in evaluation mode and keeps no activations. None trains everything.
         **kwargs: See mmpretrain.
+
+    Raises:
+        UserError: If ``trainable_blocks`` is out of range, or given beside ``frozen_stages``.
     """
 
-    def __init__(self, backbone_file: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, backbone_file: str | None = None, trainable_blocks: float | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.backbone_file = backbone_file
+        self.trainable_blocks = trainable_blocks
+        if trainable_blocks is None:
+            return
+        check_trainable_blocks(trainable_blocks, self.num_layers)
+        if self.frozen_stages > 0:
+            raise UserError(
+                "model.backbone: trainable_blocks and frozen_stages both say what is frozen; give one of them"
+            )
+        freeze(self, trainable_blocks)
+
+    def train(self, mode: bool = True) -> ImageNetViT:
+        """Set the mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        if self.trainable_blocks is not None:
+            set_frozen_to_eval(self, self.trainable_blocks)
+        return self
 
     @property
     def num_heads(self) -> int:

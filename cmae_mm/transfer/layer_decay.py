@@ -112,7 +112,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             decays = not self._is_exempt(name, param, norms)
             group = groups.setdefault((scale, decays), self._new_group(scale, decays))
             group["params"].append(param)
-        if not reached_block:
+        if not reached_block and getattr(module.backbone, "trainable_blocks", None) != 0:
             raise UserError(
                 f"{type(module).__name__}: no trainable parameter belongs to a block of the backbone, "
                 f"so layer decay has nothing to scale; drop the constructor or unfreeze the backbone"
