@@ -64,6 +64,7 @@ class MasterImages(Dataset):
         max_broken: This fraction of the images may be unreadable, and one in any case; 0 allows none.
         seed: Of the draws; `EpochSampler` sets it to its own.
         index_dir: Where indices of tars are kept; default beside the tars.
+        upright: Apply the EXIF orientation, as photographs of a camera want it. Published ImageNet numbers do not.
 
     Raises:
         UserError: There are no images, or an argument is out of range.
@@ -81,6 +82,7 @@ class MasterImages(Dataset):
         max_broken: float = 0.001,
         seed: int = 0,
         index_dir: str | Path | None = None,
+        upright: bool = True,
     ) -> None:
         _check(crop, scale, ratio, max_broken, per_class)
         self.size = size
@@ -88,6 +90,7 @@ class MasterImages(Dataset):
         self.scale = scale
         self.ratio = ratio
         self.seed = seed
+        self.upright = upright
         self.source: Source = open_source(data_root, split, index_dir)
         self._rows = None if per_class is None else _first_of_each_class(self.source, per_class)
         self.broken = BrokenImages(len(self), max_broken)
@@ -134,7 +137,7 @@ class MasterImages(Dataset):
     def problem(self, index: int) -> str | None:
         """Say what is wrong with an image, or None if it can be read now."""
         try:
-            decode_bgr(self.source.read(self._row(index)))
+            decode_bgr(self.source.read(self._row(index)), self.upright)
         except (BrokenImageError, OSError) as error:
             return self._sentence(index, error)
         return None
@@ -156,7 +159,7 @@ class MasterImages(Dataset):
                 continue
             row = self._row(i)
             try:
-                return row, decode_bgr(self.source.read(row))
+                return row, decode_bgr(self.source.read(row), self.upright)
             except (BrokenImageError, OSError) as error:
                 self.broken.add(i, self._sentence(i, error))
             if len(self.broken) > self.broken.limit:

@@ -1,4 +1,4 @@
-"""ImageNet transfer: mmpretrain's own ViT, started from a backbone file."""
+"""ImageNet transfer: mmpretrain's ViT and Swin and the hybrid ViT, started from a backbone file."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmpretrain.models import VisionTransformer
+from mmpretrain.models import SwinTransformer, VisionTransformer
 from mmpretrain.registry import MODELS
 
 import cmae_mm.compat  # noqa: F401  (before torchvision)
 from cmae_mm.checkpoints import load_into
 from cmae_mm.checkpoints.sources.openmmlab import timm_name
 from cmae_mm.errors import UserError
+from cmae_mm.layers.conv_stages import CONV_EPS, ConvBlock
+from cmae_mm.transfer.hybrid import CMAEHybridViTDet
 from cmae_mm.transfer.partial import check_trainable_blocks, freeze, set_frozen_to_eval
+from cmae_mm.transfer.swin import StartsFromSwinFile
 
 
 @MODELS.register_module()
@@ -70,6 +73,35 @@ class ImageNetViT(VisionTransformer):
         if self.backbone_file:
             report = load_into(self, self.backbone_file, rename=timm_name, optional=(r"^norm\.", r"^ln2\."))
             print_log(str(report), logger="current")
+
+
+@MODELS.register_module()
+class ImageNetHybrid(CMAEHybridViTDet):
+    """The hybrid ViT as ConvMAE fine-tunes it: mean of all cells, without the encoder's norm, and a new norm.
+
+    Attention is global, without relative positions, and epsilons are those of pretraining.
+
+    Args:
+        **kwargs: See :class:`~cmae_mm.transfer.hybrid.CMAEHybridViTDet`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("img_size", 224)
+        kwargs.setdefault("pretrain_img_size", kwargs["img_size"])
+        super().__init__(**{"rel_pos": "none", "window_blocks": (), **kwargs})
+        for module in self.modules():
+            if isinstance(module, ConvBlock):
+                module.norm1.eps = module.norm2.eps = CONV_EPS
+        self.fc_norm = torch.nn.LayerNorm(self.patch_embed4.out_features, eps=1e-6)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Encode images (B, 3, H, W), normalised, to one tensor (B, C)."""
+        return (self.fc_norm(super().forward(x)[0].mean((2, 3))),)
+
+
+@MODELS.register_module()
+class ImageNetSwin(StartsFromSwinFile, SwinTransformer):
+    """mmpretrain's ``SwinTransformer``, started from a backbone file; tables fit any window."""
 
 
 @MODELS.register_module()

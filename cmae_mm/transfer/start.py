@@ -10,15 +10,16 @@ from torch import nn
 
 from cmae_mm.checkpoints import load_into
 
-# What a backbone file may lack (relative positions and layer scale are new in the transfer, some encoders have no
-# class token) or hold in vain (a dense backbone ends without the final norm; ViTDet drops the class token; the hybrid
-# has no multi-scale sum, and UperNet adds a fourth map to it).
+# What a backbone file may lack (relative positions, layer scale and the norm after pooling are new in the transfer,
+# some encoders have no class token) or hold in vain (a dense backbone ends without the final norm; ViTDet drops the
+# class token; the hybrid has no multi-scale sum, and UperNet adds a fourth map to it).
 OPTIONAL_KEYS = (
     r"\.rel_pos_[hw]$",
     r"\.relative_position_bias_table$",
     r"\.ls[12]\.gamma$",
     r"^cls_token$",
     r"^norm\.",
+    r"^fc_norm\.",
     r"^stage[12]_output_decode\.",
     r"^fourth\.",
 )

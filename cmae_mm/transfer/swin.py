@@ -43,7 +43,8 @@ class StartsFromSwinFile:
             raise UserError(
                 f"{self.backbone_file}: holds a {header.kind} encoder, the config a Swin; use a recipe of its kind"
             )
-        weights, resized = self._fitted(swin_to_mm(fold_input(state, header), header, dense=True))
+        dense = len(self.out_indices) > 1  # type: ignore[attr-defined]
+        weights, resized = self._fitted(swin_to_mm(fold_input(state, header), header, dense=dense))
         own = self.state_dict()  # type: ignore[attr-defined]
         differing = sorted(
             key

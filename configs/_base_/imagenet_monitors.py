@@ -12,7 +12,9 @@ from cmae_mm.pretrain.monitor import KNNProbeHook, ReconstructionHook
 with read_base():
     from .pretrain_runtime import *
 
-held_out = dict(type=MasterImages, data_root="data/imagenet/", split="val", size=224, crop="center")
+held_out = dict(
+    type=MasterImages, data_root="data/imagenet/", split="val", size=224, crop="center", upright=False
+)
 default_hooks.update(
     knn=dict(
         type=KNNProbeHook,

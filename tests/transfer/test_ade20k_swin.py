@@ -15,6 +15,7 @@ from cmae_mm.checkpoints.resize import resize_rel_pos_table
 from cmae_mm.errors import UserError
 from cmae_mm.transfer.ade20k import CMAEUperNetSwin
 from cmae_mm.transfer.coco import CMAEDetSwin
+from cmae_mm.transfer.imagenet import ImageNetSwin
 
 SIZES = dict(embed_dims=16, depths=(2, 1, 2, 1), num_heads=(2, 2, 4, 4), drop_path_rate=0.0)
 
@@ -79,3 +80,15 @@ def test_another_architecture_or_kind_is_refused(encoder, backbone_file):
     swin.backbone_file = str(backbone_file)
     with pytest.raises(UserError, match="holds a vit encoder"):
         swin.init_weights()
+
+
+def test_classifier_s_swin_equals_timm(encoder):
+    model, path = encoder
+    arch = {"embed_dims": 16, "depths": (2, 1, 2, 1), "num_heads": (2, 2, 4, 4)}
+    swin = ImageNetSwin(arch=arch, img_size=64, window_size=2, backbone_file=str(path), drop_path_rate=0.0)
+    swin.init_weights()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        swin.train(False)
+        maps, expected = swin(x), model.forward_features(x)
+    torch.testing.assert_close(maps[-1].permute(0, 2, 3, 1), expected, atol=1e-4, rtol=1e-4)

@@ -16,6 +16,7 @@ from cmae_mm.layers.conv_stages import ConvBlock
 from cmae_mm.pretrain.describe import describe_encoder
 from cmae_mm.pretrain.hybrid import CMAEHybridViT
 from cmae_mm.transfer.hybrid import CMAEHybridViTDet
+from cmae_mm.transfer.imagenet import ImageNetHybrid
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "convmae_tiny.safetensors"
 SIZES = dict(widths=(16, 24, 48), depths=(2, 1, 3), num_heads=4)
@@ -119,3 +120,14 @@ def test_starts_from_the_backbone_file_of_a_hybrid(fusion, tmp_path):
     assert own.keys() <= state.keys()
     for key in own.keys() - {"pos_embed"}:
         torch.testing.assert_close(own[key], state[key], atol=0, rtol=0)
+
+
+def test_classifier_matches_convmae():
+    golden = load_file(GOLDEN)
+    model = ImageNetHybrid(**SIZES, img_size=64).eval()
+    state = {key[6:]: value for key, value in golden.items() if key.startswith("state.")}
+    state |= {key[9:]: value for key, value in golden.items() if key.startswith("ft.state.")}
+    model.load_state_dict({key: state[key] for key in model.state_dict()})
+    with torch.no_grad():
+        (pooled,) = model(golden["in.img"])
+    torch.testing.assert_close(pooled, golden["ft.pooled"], atol=5e-6, rtol=0)

@@ -22,5 +22,6 @@ train_dataloader = dict(
         scale=(0.2, 1.0),
         ratio=(3 / 4, 4 / 3),
         max_broken=0.001,
+        upright=False,
     ),
 )
