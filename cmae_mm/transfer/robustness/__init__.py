@@ -1,0 +1,1 @@
+"""How a fine-tuned classifier does on images unlike those it was trained on."""
