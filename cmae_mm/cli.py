@@ -85,7 +85,9 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:
-    data = commands.add_parser("data", help="make data sets").add_subparsers(dest="kind", required=True)
+    data = commands.add_parser("data", help="make and check data sets").add_subparsers(
+        dest="kind", required=True
+    )
     mini = data.add_parser("mini", help="render the embedded sets (ImageNet, COCO and ADE20K layout)")
     mini.add_argument("--out", required=True, help="folder to make")
     mini.add_argument("--seed", type=int, default=0)
@@ -93,6 +95,16 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
         "--sheets", type=Path, metavar="DIR", help="also write contact sheets (PNG) to this folder"
     )
     mini.set_defaults(run=_data_mini)
+    check = data.add_parser("check", help="check a data set").add_subparsers(dest="which", required=True)
+    imagenet = check.add_parser("imagenet", help="folders, flat val, Kaggle, tars, shards or parquet")
+    imagenet.add_argument("path", type=Path, help="folder that holds train and val, or a tar")
+    imagenet.add_argument(
+        "--full", action="store_true", help="decode every image (default: 2,000 of each split)"
+    )
+    imagenet.add_argument("--splits", nargs="+", choices=["train", "val"], default=["train", "val"])
+    imagenet.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
+    imagenet.add_argument("--json", type=Path, metavar="FILE", help="also write every name to this file")
+    imagenet.set_defaults(run=_data_check_imagenet)
 
 
 def _add_import(commands: argparse._SubParsersAction) -> None:
@@ -151,6 +163,14 @@ def _data_mini(args: argparse.Namespace) -> int:
     from cmae_mm.data.command import make_with_progress
 
     return make_with_progress(Path(args.out), args.seed, args.sheets)
+
+
+def _data_check_imagenet(args: argparse.Namespace) -> int:
+    from cmae_mm.data.image_facts import usual_workers
+    from cmae_mm.data.imagenet_check import check_command
+
+    workers = usual_workers() if args.workers is None else args.workers
+    return check_command(args.path, args.splits, args.full, workers, args.json)
 
 
 def _import(args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ import torch
 from mmengine.dataset import Compose
 
 from cmae_mm.data.corruptions import CORRUPTIONS, EXTRA, GROUPS, corrupt, corruption_key
+from cmae_mm.data.imagenet_layout import wnids
 from cmae_mm.engine.config import load_config
 from cmae_mm.engine.launch import evaluate_main, train_main
 from cmae_mm.errors import UserError
@@ -22,7 +23,6 @@ from cmae_mm.transfer.robustness.corruption_error import ALEXNET, corruption_sco
 from cmae_mm.transfer.robustness.image_sets import (
     corruption_folders,
     folder_set,
-    imagenet_wnids,
     read_real_labels,
     v2_set,
 )
@@ -99,17 +99,17 @@ def test_masks_follow_from_the_folders(name, sha1, tmp_path):
         (tmp_path / wnid).mkdir()
         (tmp_path / wnid / "x.jpg").touch()
     (tmp_path / "README.txt").touch()
-    found = folder_set(name, tmp_path, imagenet_wnids())
+    found = folder_set(name, tmp_path, wnids())
     assert len(found.columns) == len(found.files) == 200
     assert hashlib.sha1(",".join(map(str, found.columns)).encode()).hexdigest() == sha1
-    assert [imagenet_wnids()[n] for n in found.labels] == [path.parent.name for path in found.files]
+    assert [wnids()[n] for n in found.labels] == [path.parent.name for path in found.files]
 
 
 def test_v2_folders_are_numbers_not_words(tmp_path):
     for number in range(1000):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "y.jpeg").touch()
-    found = v2_set("v2", tmp_path, imagenet_wnids())
+    found = v2_set("v2", tmp_path, wnids())
     assert sorted(found.labels) == list(range(1000))
     assert all(label == int(path.parent.name) for path, label in zip(found.files, found.labels, strict=True))
     as_words = sorted(str(n) for n in range(1000))
@@ -121,15 +121,15 @@ def test_v2_folders_are_numbers_not_words(tmp_path):
 
 
 def test_v2_by_synset_is_taken_too_and_other_folders_are_not(tmp_path):
-    for wnid in imagenet_wnids()[5:8]:
+    for wnid in wnids()[5:8]:
         (tmp_path / wnid).mkdir()
         (tmp_path / wnid / "y.jpeg").touch()
-    assert v2_set("v2", tmp_path, imagenet_wnids()).labels == (5, 6, 7)
+    assert v2_set("v2", tmp_path, wnids()).labels == (5, 6, 7)
     (tmp_path / "cats").mkdir()
     with pytest.raises(UserError, match="folders 0 to 999"):
-        v2_set("v2", tmp_path, imagenet_wnids())
+        v2_set("v2", tmp_path, wnids())
     with pytest.raises(UserError, match="the folder cats is no class of the model"):
-        folder_set("sketch", tmp_path, imagenet_wnids())
+        folder_set("sketch", tmp_path, wnids())
 
 
 def test_masked_accuracy_against_a_slow_loop():

@@ -6,16 +6,15 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cmae_mm.data.image_files import existing_folder, listing
+from cmae_mm.data.imagenet_layout import WNID, wnids
 from cmae_mm.errors import UserError
 
-_WNID = re.compile(r"n\d{8}")
 _VAL = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
@@ -56,14 +55,6 @@ class ImageSet:
         return ImageSet(self.name, files, labels, self.columns)
 
 
-@cache
-def imagenet_wnids() -> tuple[str, ...]:
-    """The 1000 synsets of ImageNet-1k in the order of the labels: sorted."""
-    from timm.data import ImageNetInfo
-
-    return tuple(ImageNetInfo().label_names())
-
-
 def classes_of(dataset: Any) -> tuple[str, ...]:
     """Folder name of each class of a model's own data set.
 
@@ -74,7 +65,7 @@ def classes_of(dataset: Any) -> tuple[str, ...]:
         The names in the order of the labels.
     """
     names = tuple(dataset.CLASSES)
-    return imagenet_wnids() if type(dataset).__name__ == "ImageNet" and len(names) == 1000 else names
+    return wnids() if type(dataset).__name__ == "ImageNet" and len(names) == 1000 else names
 
 
 def own_set(dataset: Any) -> ImageSet:
@@ -128,10 +119,10 @@ def v2_set(name: str, root: Path, classes: Sequence[str]) -> ImageSet:
         UserError: Folders are neither numbers nor synsets, or the model has other classes.
     """
     folders = _class_folders(root, name)
-    if all(_WNID.fullmatch(f.name) for f in folders):
+    if all(WNID.fullmatch(f.name) for f in folders):
         return folder_set(name, root, classes, masked=False)
     numbers = [int(f.name) if f.name.isdecimal() else -1 for f in folders]
-    if min(numbers) < 0 or tuple(classes) != imagenet_wnids() or max(numbers) >= len(classes):
+    if min(numbers) < 0 or tuple(classes) != wnids() or max(numbers) >= len(classes):
         raise UserError(
             f"{root}: {name} has folders 0 to 999 for ImageNet's classes; give its folder, and a model of these classes"
         )

@@ -11,6 +11,7 @@ from mmpretrain.registry import DATASETS
 from torch import nn
 
 from cmae_mm.data.corruptions import CORRUPTIONS, SEVERITIES, check_corruptions
+from cmae_mm.data.imagenet_layout import wnids
 from cmae_mm.data.progress import CountLine
 from cmae_mm.transfer.robustness.corruption_error import corruption_scores
 from cmae_mm.transfer.robustness.evaluate import evaluate
@@ -19,7 +20,6 @@ from cmae_mm.transfer.robustness.image_sets import (
     classes_of,
     corruption_folders,
     folder_set,
-    imagenet_wnids,
     own_set,
     read_real_labels,
     v2_set,
@@ -128,7 +128,7 @@ class RobustnessTest:
 
     def _summary(self, name: str, table: dict[str, dict[int, float]]) -> dict[str, Any]:
         """The table of errors as ``corruption/severity`` too, since a record's metrics are flat."""
-        alexnet = self.classes == imagenet_wnids()
+        alexnet = self.classes == wnids()
         scores = {f"{name}/{key}": value for key, value in corruption_scores(table, alexnet).items()}
         flat = {f"{name}/{kind}/{s}/error": e for kind, row in table.items() for s, e in row.items()}
         return scores | flat
