@@ -70,6 +70,14 @@ class ImageNetViT(VisionTransformer):
             UserError: If the file holds another architecture.
         """
         super().init_weights()
+        self.load_backbone_file()
+
+    def load_backbone_file(self) -> None:
+        """Load the backbone file, if there is one, and log the report.
+
+        Raises:
+            UserError: If the file holds another architecture.
+        """
         if self.backbone_file:
             report = load_into(self, self.backbone_file, rename=timm_name, optional=(r"^norm\.", r"^ln2\."))
             print_log(str(report), logger="current")
