@@ -104,6 +104,9 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
     imagenet.add_argument("--splits", nargs="+", choices=["train", "val"], default=["train", "val"])
     imagenet.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     imagenet.add_argument("--json", type=Path, metavar="FILE", help="also write every name to this file")
+    imagenet.add_argument(
+        "--write-list", action="store_true", help="flat val: write meta/val.txt, which training reads"
+    )
     imagenet.set_defaults(run=_data_check_imagenet)
 
 
@@ -170,7 +173,7 @@ def _data_check_imagenet(args: argparse.Namespace) -> int:
     from cmae_mm.data.imagenet_check import check_command
 
     workers = usual_workers() if args.workers is None else args.workers
-    return check_command(args.path, args.splits, args.full, workers, args.json)
+    return check_command(args.path, args.splits, args.full, workers, args.json, args.write_list)
 
 
 def _import(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from cmae_mm.data.image_files import spread
 from cmae_mm.data.imagenet_layout import WNID, find_classes, find_split, label_lists, wnids
 from cmae_mm.data.progress import CountLine
 from cmae_mm.data.sources import Source
+from cmae_mm.data.sources.listed import ListedSource
 from cmae_mm.errors import UserError
 
 PUBLISHED = {"train": 1_281_167, "val": 50_000}
@@ -47,8 +48,15 @@ class SplitReport:
     problems: list[str] = field(default_factory=list)
 
 
-def check_command(root: Path, splits: Sequence[str], full: bool, workers: int, record: Path | None) -> int:
-    """Check, print, and write a record.
+def check_command(
+    root: Path,
+    splits: Sequence[str],
+    full: bool,
+    workers: int,
+    record: Path | None = None,
+    write_list: bool = False,
+) -> int:
+    """Check, print, and write what is asked for.
 
     Args:
         root: Data root, or one tar.
@@ -56,6 +64,7 @@ def check_command(root: Path, splits: Sequence[str], full: bool, workers: int, r
         full: Decode every image.
         workers: Processes.
         record: JSON with every name; None for none.
+        write_list: Write ``meta/val.txt`` beside a flat val, which mmpretrain's ``ImageNet`` reads.
 
     Returns:
         0 if all is well, 1 if there are problems.
@@ -77,27 +86,27 @@ def check_command(root: Path, splits: Sequence[str], full: bool, workers: int, r
             f"{root}: holds none of {', '.join(splits)} in a layout that is known: class folders, a flat val with its "
             f"lists, Kaggle's folders, tars, shards or parquet files"
         )
+    problems = _tell(reports, full)
+    if write_list:
+        print(_write_list(found.get("val")))
+    if record is not None:
+        splits_found = [{**vars(r), "facts": vars(r.facts)} for r in reports]
+        _write(record, {"root": str(root), "full": full, "splits": splits_found, "problems": problems})
+    return 1 if problems else 0
+
+
+def _tell(reports: Sequence[SplitReport], full: bool) -> list[str]:
+    """Print what was found; returns the problems."""
     for report in reports:
         print("\n".join(_lines(report)))
     problems = [p for r in reports for p in r.problems] + _differing_classes(reports)
     for problem in problems:
         print(f"problem: {problem}")
-    print(
-        f"{len(problems)} problems"
-        if problems
-        else "no problems found" + ("" if full else _quick_note(reports))
-    )
-    if record is not None:
-        _write(
-            record,
-            {
-                "root": str(root),
-                "full": full,
-                "splits": [{**vars(r), "facts": vars(r.facts)} for r in reports],
-                "problems": problems,
-            },
-        )
-    return 1 if problems else 0
+    if problems:
+        print(f"{len(problems)} problem{'s' * (len(problems) > 1)}")
+    else:
+        print("no problems found" + ("" if full else _quick_note(reports)))
+    return problems
 
 
 def check_split(
@@ -263,3 +272,25 @@ def _write(path: Path, content: dict[str, Any]) -> None:
         path.write_text(json.dumps(content, indent=1))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --json") from None
+
+
+def _write_list(source: Source | None) -> str:
+    """Write the labels of a flat val as OpenMMLab's list; returns what was done.
+
+    Raises:
+        UserError: There is no flat val with labels, or the list cannot be written.
+    """
+    if not isinstance(source, ListedSource) or not source.classes or min(source.labels, default=-1) < 0:
+        raise UserError(
+            "--write-list: there is no flat val whose labels are known; class folders need no list"
+        )
+    file = Path(source.where).parent / "meta" / "val.txt"
+    if file.exists() or "meta" in Path(source.where).parts[-2:]:
+        return f"{file}: is there already"
+    lines = [f"{path.name} {label}\n" for path, label in zip(source.files, source.labels, strict=True)]
+    try:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("".join(lines))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror}); make the folder writable") from None
+    return f"{file}: written, {len(lines):,} labels"

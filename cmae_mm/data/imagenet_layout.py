@@ -98,7 +98,7 @@ def _listed(root: Path, folder: Path, split: str) -> Source | None:
 
 def _labelled(root: Path, folder: Path, files: list[Path], split: str) -> Source:
     """A flat folder with the labels of the first list that is there."""
-    for kind, labels in label_lists(root, split).items():
+    for kind, labels in (label_lists(folder.parent, split) | label_lists(root, split)).items():
         found = [labels.get(path.name, labels.get(path.stem, -1)) for path in files]
         return ListedSource(files, found, wnids(), f"one folder, labels of {kind}", str(folder))
     return ListedSource(files, [-1] * len(files), (), "one folder without labels", str(folder))

@@ -14,6 +14,8 @@ from cmae_mm.data.ade20k_checks import check_ade20k
 from cmae_mm.data.checks import check_image_folder
 from cmae_mm.data.class_names import read_class_names
 from cmae_mm.data.coco_checks import check_coco, describe
+from cmae_mm.data.image_files import check_images
+from cmae_mm.data.imagenet_layout import read_meta
 from cmae_mm.data.masters import MasterImages, check_masters
 from cmae_mm.errors import UserError
 
@@ -77,8 +79,18 @@ def _check(dataset: dict[str, Any], cfg: Config) -> list[str]:
         check_masters({key: value for key, value in dataset.items() if key != "type"})
     elif "mmpretrain.CustomDataset" in names and not dataset.get("ann_file"):
         folder = prefix if isinstance(prefix, str) else prefix.get("img_path", "")
-        check_image_folder(root, folder or dataset.get("split", ""))
+        split = dataset.get("split", "")
+        if "mmpretrain.ImageNet" in names and (file := root / "meta" / f"{split}.txt").is_file():
+            return [_check_listed(file, root / (folder or split))]
+        check_image_folder(root, folder or split)
     return []
+
+
+def _check_listed(file: Path, folder: Path) -> str:
+    """Check images whose classes stand in a list: mmpretrain's ImageNet reads it where there is one."""
+    images = [folder / name for name in read_meta(file)]
+    check_images(images)
+    return f"{file}: {len(images):,} images"
 
 
 def _check_detection(dataset: dict[str, Any], root: Path, cfg: Config) -> str:

@@ -157,6 +157,32 @@ def test_flat_val_with_the_devkit(tmp_path, capsys):
     assert "OpenMMLab's meta/ and the devkit disagree about 5 images" in capsys.readouterr().out
 
 
+def test_a_list_is_written_that_training_reads(tmp_path, capsys):
+    from mmengine.config import Config
+    from mmpretrain.datasets import ImageNet
+
+    import cmae_mm.compat  # noqa: F401  (before torchvision)
+    from cmae_mm.engine.preflight import check_datasets
+
+    labels = [5, 999, 0, 5, 17]
+    devkit(tmp_path, labels)
+    flat_val(tmp_path / "val", 5)
+    dataset = {"type": ImageNet, "data_root": str(tmp_path), "split": "val", "pipeline": []}
+    cfg = Config({"val_dataloader": {"dataset": dataset}})
+    with pytest.raises(UserError, match="no class folders"):
+        check_datasets(cfg, ("val",))
+    assert check(tmp_path, "--splits", "val", "--write-list") == 1  # five images are no ImageNet
+    assert "meta/val.txt: written, 5 labels" in capsys.readouterr().out
+    assert check_datasets(cfg, ("val",)) == [f"{tmp_path}/meta/val.txt: 5 images"]
+    built = ImageNet(data_root=str(tmp_path), split="val")
+    assert [built.get_data_info(i)["gt_label"] for i in range(5)] == labels
+    check(tmp_path, "--splits", "val", "--write-list")
+    assert "is there already" in capsys.readouterr().out
+    folders(tmp_path / "other")
+    with pytest.raises(UserError, match="class folders need no list"):
+        check(tmp_path / "other", "--write-list")
+
+
 def test_flat_val_without_labels(tmp_path, capsys):
     flat_val(tmp_path / "val", 3)
     assert check(tmp_path, "--splits", "val") == 1

@@ -166,22 +166,21 @@ def test_frozen_stages_beside_it_is_refused():
 
 def test_mini_recipe_writes_a_record(mini_data, call, loader_options, tmp_path):
     words = ("--work-dir", tmp_path, "--data-root", mini_data / "imagenet")
-    options = ("train_cfg.max_epochs=1", "train_cfg.val_interval=1", "model.backbone.arch.num_layers=2")
-    config = "configs/mini/partial_vit-mini_imagenet.py"
-    assert (
-        call(
-            train_main,
-            config,
-            *words,
-            "--cfg-options",
-            *loader_options,
-            *options,
-            "model.backbone.trainable_blocks=0.5",
-        )
-        == 0
+    options = (
+        *loader_options,
+        "train_cfg.max_epochs=1",
+        "train_cfg.val_interval=1",
+        "model.backbone.arch.num_layers=2",
+        "model.backbone.trainable_blocks=0.5",
+        "default_hooks.checkpoint.save_best=accuracy/top1",
     )
+    config = "configs/mini/partial_vit-mini_imagenet.py"
+    assert call(train_main, config, *words, "--cfg-options", *options) == 0
     record = json.loads(Path(tmp_path / "result.json").read_text())
     assert record["protocol"] == "mini-partial"
     assert record["trainable_blocks"] == 0.5
     for when in ("last", "best"):
         assert 0 <= record[when]["accuracy/top1"] <= record[when]["accuracy/top5"] <= 100
+    (best,) = tmp_path.glob("best_*.pth")
+    states = [torch.load(file, weights_only=True)["state_dict"] for file in (best, tmp_path / "last.pth")]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])

@@ -142,6 +142,7 @@ def test_recipe_takes_a_step_with_exactly_these_groups(path):
             )
             assert found[name] == pytest.approx(expected, rel=1e-12), name
     before = {k: v.detach().clone() for k, v in model.named_parameters()}
+    assert len(model.data_preprocessor.batch_augments.augments) == 2
     losses = model.train().train_step(batch(side), wrapper)
     assert torch.isfinite(losses["loss"])
     still = {k for k, v in model.named_parameters() if torch.equal(v, before[k])}

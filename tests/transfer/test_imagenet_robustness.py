@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 from importlib.resources import files as packaged
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from cmae_mm.errors import UserError
 from cmae_mm.transfer.robustness.command import robustness_main, set_places
 from cmae_mm.transfer.robustness.corruption_error import ALEXNET, corruption_scores
 from cmae_mm.transfer.robustness.image_sets import (
+    ImageSet,
     corruption_folders,
     folder_set,
     read_real_labels,
@@ -209,43 +211,61 @@ def run(mini_data, call, loader_options, tmp_path_factory):
     return work / "last.pth", words[2:], json.loads((work / "test/test_result.json").read_text())["last"]
 
 
-def test_the_command_counts_what_a_slow_loop_counts(run, mini_data, call, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def sets(mini_data, tmp_path_factory):
+    """A data root whose val has the names of ImageNet's, with labels of ReaL, and a few sets made of it."""
+    root = tmp_path_factory.mktemp("sets") / "imagenet"
+    lists, count = [], 0
+    for label, folder in enumerate(sorted(p for p in (mini_data / "imagenet/val").iterdir() if p.is_dir())):
+        for path in sorted(folder.iterdir()):
+            count += 1
+            name = f"{folder.name}/ILSVRC2012_val_{count:08d}.JPEG"
+            places = [root / "val", root.parent / "imagenet-sketch", root.parent / "imagenet-c/blur/fog/2"]
+            if label in (2, 3, 4):  # three of the ten classes
+                places.append(root.parent / "imagenet-r")
+            for place in places:
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                (place / name).write_bytes(path.read_bytes())
+            lists.append([label] if count % 4 else [])
+    (root / "real.json").write_text(json.dumps(lists))
+    (root / "train").symlink_to(mini_data / "imagenet/train")
+    return root
+
+
+def test_the_command_counts_what_a_slow_loop_counts(run, sets, call, tmp_path, capsys):
     checkpoint, words, clean = run
-    shape = tmp_path / "imagenet-r"
-    val = sorted(p for p in (mini_data / "imagenet/val").iterdir() if p.is_dir())
-    for folder in val[2:5]:  # three of the ten classes compete
-        (shape / folder.name).mkdir(parents=True)
-        for path in folder.iterdir():
-            (shape / folder.name / path.name).write_bytes(path.read_bytes())
-    kinds = ("--corruptions", "contrast", "gaussian_noise", "--severities", "2", "5")
-    work = ("--work-dir", tmp_path / "w")
-    code = call(
-        robustness_main,
-        CONFIG,
-        checkpoint,
-        "--sets",
-        "clean",
-        "generated",
-        f"r={shape}",
-        *kinds,
-        *work,
-        *words,
+    kinds = (
+        "--corruptions",
+        "contrast",
+        "gaussian_noise",
+        "fog",
+        "--severities",
+        "2",
+        "5",
+        "--c-transform",
+        "test",
     )
-    assert code == 0
+    names = ("clean", "real", "generated", "sketch", "r", "c")
+    more = (*kinds, "--work-dir", tmp_path / "w", "--data-root", sets, *words[2:])
+    assert call(robustness_main, CONFIG, checkpoint, "--sets", *names, *more) == 0
     record = json.loads((tmp_path / "w/robustness_result.json").read_text())
     last = record["last"]
     assert record["protocol"] == "ROBUSTNESS"
     assert record["trained_as"] == "mini-finetune"
-    assert last["clean/top1"] == clean["accuracy/top1"]
+    assert last["clean/top1"] == clean["accuracy/top1"] == last["imagenet-sketch/top1"]
     assert last["clean/top5"] == clean["accuracy/top5"]
     assert record["sets"]["imagenet-r"]["classes"] == 3
     assert last["imagenet-r/top1"] == last["clean-imagenet-r-classes/top1"]  # the same images
+    assert last["real/images"] == last["clean/images"] - last["clean/images"] // 4
+    assert last["imagenet-c/fog/2/error"] == pytest.approx(100 - last["clean/top1"], rel=1e-12)
+    assert len(last["imagenet-c/missing"]) == 74
     assert not any(
         "CE" in key.replace("generated", "") for key in last
     )  # ten classes: AlexNet's errors say nothing
     assert "generated/mean_error_partial" in last
-    assert len(last["generated/missing"]) == 71
+    assert len(last["generated/missing"]) == 69
 
+    val = sorted((sets / "val").iterdir())
     cfg = load_config(CONFIG, {"model.backbone.arch.num_layers": 2})
     from mmengine.registry import MODELS, init_default_scope
 
@@ -271,7 +291,7 @@ def test_the_command_counts_what_a_slow_loop_counts(run, mini_data, call, tmp_pa
 def test_a_part_of_the_images_is_drawn_by_its_seed(run, call, tmp_path):
     checkpoint, words, _ = run
     found = []
-    for seed in (0, 0, 1):
+    for seed in (1, 1):
         code = call(
             robustness_main, CONFIG, checkpoint, "--sets", "clean", "--limit", "7", "--limit-seed", seed,
             "--work-dir", tmp_path, *words,
@@ -282,6 +302,11 @@ def test_a_part_of_the_images_is_drawn_by_its_seed(run, call, tmp_path):
         assert record["sets"]["clean"]["limit"] == 7
         found.append(record["last"])
     assert found[0] == found[1]
+    whole = ImageSet("x", tuple(map(Path, "abcdefgh")), tuple(range(8)))
+    parts = [whole.subset(5, seed) for seed in range(4)]
+    assert len({part.files for part in parts}) > 1
+    assert all(len(p.files) == 5 and list(p.labels) == sorted(p.labels) for p in parts)
+    assert all(str(f) == "abcdefgh"[n] for p in parts for f, n in zip(p.files, p.labels, strict=True))
 
 
 def test_wrong_calls_end_in_a_sentence(run, call, tmp_path, capsys):

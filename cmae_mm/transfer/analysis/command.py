@@ -53,7 +53,7 @@ def analysis_main(argv: Sequence[str] | None = None) -> int:
     study.look(dataset, args.batch_size, loader.get("num_workers", 0))
     results = study.results()
     if args.lidar:
-        _add_lidar(study, results, cfg, dataset, *args.lidar, args.seed or 0)
+        _add_lidar(study, results, cfg, dataset, args)
     names = classes if classes != wnids() else [f"class {i}" for i in range(1000)]
     pictures = study.pictures(Path(cfg.work_dir), dataset, names)
     record = run_facts(cfg, args.seed or 0, 1) | {
@@ -119,17 +119,16 @@ def _images(cfg: Any, args: argparse.Namespace) -> tuple[Any, Sequence[str]]:
     return TestImages(part, pixel_steps(cfg.test_dataloader.dataset.pipeline)), classes_of(whole)
 
 
-def _add_lidar(
-    study: Any, results: dict[str, Any], cfg: Any, dataset: Any, images: int, views: int, seed: int
-) -> None:
+def _add_lidar(study: Any, results: dict[str, Any], cfg: Any, dataset: Any, args: argparse.Namespace) -> None:
     from mmengine.dataset import Compose
 
     from cmae_mm.transfer.analysis.study import lidar_of
     from cmae_mm.transfer.robustness.images import pixel_steps
 
+    images, views = args.lidar
     transform = Compose(pixel_steps(cfg.train_dataloader.dataset.pipeline))
     for model in study.models:
-        found = lidar_of(model, transform, dataset.images.files[:images], views, seed)
+        found = lidar_of(model, transform, dataset.images.files[:images], views, args.seed or 0)
         results["models"][model.name]["lidar"] = found | {"images": images, "views": views, "delta": 1e-4}
 
 

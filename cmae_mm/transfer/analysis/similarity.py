@@ -51,7 +51,7 @@ class BatchedCKA:
     """
 
     def __init__(self) -> None:
-        self._sums: tuple[Tensor, Tensor, Tensor] | None = None
+        self._sums: list[Tensor] = []
         self._size = 0
         self.batches = 0
 
@@ -69,15 +69,13 @@ class BatchedCKA:
         b = a if first is second else [gram(x) for x in second]
         cross = torch.stack([torch.stack([hsic(x, y) for y in b]) for x in a])
         own = [torch.stack([hsic(x, x) for x in side]) for side in (a, b)]
-        parts = (cross, *own)
-        self._sums = (
-            parts if self._sums is None else tuple(s + p for s, p in zip(self._sums, parts, strict=True))
-        )  # type: ignore[assignment]
+        parts = [cross, *own]
+        self._sums = [s + p for s, p in zip(self._sums, parts, strict=True)] if self._sums else parts
         self.batches += 1
 
     def result(self) -> Tensor:
         """CKA (layers of the first, layers of the second); empty without a batch."""
-        if self._sums is None:
+        if not self._sums:
             return torch.empty(0, 0)
         cross, first, second = self._sums
         return cross / (first[:, None] * second).sqrt()
