@@ -65,7 +65,8 @@ def classes_of(dataset: Any) -> tuple[str, ...]:
         The names in the order of the labels.
     """
     names = tuple(dataset.CLASSES)
-    return wnids() if type(dataset).__name__ == "ImageNet" and len(names) == 1000 else names
+    english = any(base.__name__ == "ImageNet" for base in type(dataset).__mro__)
+    return wnids() if english and len(names) == 1000 else names
 
 
 def own_set(dataset: Any) -> ImageSet:
