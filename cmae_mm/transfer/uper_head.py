@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import torch
 import torch.nn.functional as F
 from mmseg.models import UPerHead
@@ -37,10 +40,11 @@ class LeanUPerHead(UPerHead):
         """``fpn_bottleneck`` of the joined levels, which all get the size of the first."""
         block, size = self.fpn_bottleneck, levels[0].shape[2:]
         weights = block.conv.weight.split(self.channels, dim=1)
-        out = sum(
+        parts = [
             conv3x3_of_resized(level, weight, (size[0], size[1]), self.align_corners)
             for level, weight in zip(levels, weights, strict=True)
-        )
+        ]
+        out = functools.reduce(operator.add, parts)
         if block.conv.bias is not None:
             out = out + block.conv.bias[:, None, None]
         if block.with_norm:
@@ -77,10 +81,9 @@ def conv3x3_of_resized(
     # (3, 3O, C, 1, 1): column of the kernel; then output channel and row of the kernel
     by_column = weight.permute(3, 0, 2, 1).flatten(1, 2)[..., None, None]
     x = x.contiguous()  # the products below then read rows; the small map is cheap to copy
-    wide: Tensor | None = None
+    wide = x.new_zeros(())  # takes the shape of the first sum
     for matrix, kernel in zip(across, by_column, strict=True):
-        column = F.conv2d(x, kernel).reshape(count, -1, 3 * height, width) @ matrix
-        wide = column if wide is None else wide + column  # (B, O, 3h, W)
+        wide = wide + F.conv2d(x, kernel).reshape(count, -1, 3 * height, width) @ matrix  # (B, O, 3h, W)
     return down @ wide
 
 
