@@ -124,32 +124,53 @@ class ResultRecordHook(Hook):
             return
         _link_last_checkpoint(Path(runner.work_dir))
         history = [{k: v for k, v in e.items() if not isinstance(v, dict)} for e in self.history]
-        keys = [k for k in (history[-1] if history else {}) if k not in ("iter", "epoch")]
         record = self._base(runner) | {
             "history": history,
             "last": self.history[-1] if self.history else {},
-            "best": {k: max(h[k] for h in history if k in h) for k in keys},
+            "best": best_of(history),
             "accumulated_batches": getattr(runner.train_loop, "accumulate", 1),
         }
         write_json(Path(runner.work_dir) / RECORD_FILE, record)
 
     def _base(self, runner: Runner) -> dict[str, Any]:
-        model = runner.cfg.get("model", {})
-        backbone = model.get("module", model).get("backbone", {})
-        return {
-            "config": Path(runner.cfg.filename or "").name,
-            "protocol": runner.cfg.get("protocol"),
-            "backbone_file": (file := backbone.get("backbone_file")),
-            "backbone_sha256": sha256_of(file) if file else None,
-            "seed": runner.seed,
-            "test_time_augmentation": "module" in model,
+        return run_facts(runner.cfg, runner.seed, runner.world_size) | {
+            "test_time_augmentation": "module" in runner.cfg.get("model", {}),
             "iterations": runner.iter,
             "seconds": round(time.time() - self._start, 1),
-            "device": device_name(),
-            "world_size": runner.world_size,
-            "commit": code_commit(),
-            "versions": versions(),
         }
+
+
+def run_facts(cfg: Any, seed: int, world_size: int) -> dict[str, Any]:
+    """Tell what a number came from, for a record.
+
+    Args:
+        cfg: The config of the run.
+        seed: Its random seed.
+        world_size: Its processes.
+
+    Returns:
+        Config, protocol, backbone, seed, device, commit, versions.
+    """
+    model = cfg.get("model", {})
+    backbone = model.get("module", model).get("backbone", {})
+    return {
+        "config": Path(cfg.filename or "").name,
+        "protocol": cfg.get("protocol"),
+        "backbone_file": (file := backbone.get("backbone_file")),
+        "backbone_sha256": sha256_of(file) if file else None,
+        "seed": seed,
+        "device": device_name(),
+        "world_size": world_size,
+        "commit": code_commit(),
+        "versions": versions(),
+    }
+
+
+def best_of(history: list[dict[str, Any]]) -> dict[str, float]:
+    """Returns: The largest value of each number that the last evaluation has, over all evaluations."""
+    last = history[-1] if history else {}
+    keys = [k for k, v in last.items() if k not in ("iter", "epoch") and isinstance(v, (int, float))]
+    return {k: max(h[k] for h in history if k in h) for k in keys}
 
 
 def _earlier_evaluations(folder: Path, iteration: int) -> list[dict[str, Any]]:

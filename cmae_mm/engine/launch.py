@@ -12,7 +12,15 @@ import cmae_mm.compat
 from cmae_mm.errors import UserError
 
 
-def _parser(purpose: str) -> argparse.ArgumentParser:
+def run_parser(purpose: str) -> argparse.ArgumentParser:
+    """Words of every program that runs a config.
+
+    Args:
+        purpose: First line of the help.
+
+    Returns:
+        A parser of config, work_dir, data_root, amp, seed, cfg_options, launcher.
+    """
     parser = argparse.ArgumentParser(description=purpose)
     parser.add_argument("config", help="config file, for example configs/mini/cmae_vit-mini-p8_pretrain.py")
     parser.add_argument(
@@ -45,7 +53,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError: For a user's mistake.
     """
-    parser = _parser("Train a config of this suite, of mmpretrain, mmdet or mmsegmentation.")
+    parser = run_parser("Train a config of this suite, of mmpretrain, mmdet or mmsegmentation.")
     parser.add_argument(
         "--backbone",
         help="backbone file to start from; also an address, hf://org/name/file, or a checkpoint `cmae-mm import` takes",
@@ -65,7 +73,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
         help="add up the gradients of N batches for each step; without N as many as the recipe's batch needs here",
     )
     args = parser.parse_args(argv)
-    cfg = _prepare(args)
+    cfg = prepare_run(args)
     if args.backbone:
         from cmae_mm.engine.config import set_backbone
 
@@ -92,7 +100,7 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError: For a user's mistake.
     """
-    parser = _parser("Evaluate a checkpoint with its config.")
+    parser = run_parser("Evaluate a checkpoint with its config.")
     parser.add_argument("checkpoint", help="checkpoint (.pth) of a training run of this config")
     parser.add_argument(
         "--predictions",
@@ -105,7 +113,7 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not Path(args.checkpoint).is_file():
         raise UserError(f"{args.checkpoint}: no such checkpoint file; check the path")
-    cfg = _prepare(args)
+    cfg = prepare_run(args)
     if not cfg.get("test_dataloader"):
         raise UserError(
             f"{args.config}: has no test_dataloader, so there is nothing to test; use a transfer config"
@@ -172,10 +180,10 @@ def probe_main(argv: Sequence[str] | None = None) -> int:
     from cmae_mm.engine.environment import bare_model
     from cmae_mm.engine.hooks import TEST_RECORD_FILE
 
-    parser = _parser("Label patches by their nearest neighbours in frozen features; nothing is trained.")
+    parser = run_parser("Label patches by their nearest neighbours in frozen features; nothing is trained.")
     parser.add_argument("--backbone", help="backbone file (.safetensors); without it the weights are random")
     args = parser.parse_args(argv)
-    cfg = _prepare(args)
+    cfg = prepare_run(args)
     if not any("FillMemoryHook" in str(hook.get("type")) for hook in cfg.get("custom_hooks") or []):
         raise UserError(
             f"{args.config}: fills no memory of patches; use a config such as configs/ade20k/knn_*.py"
@@ -199,7 +207,18 @@ def _count(word: str) -> int | str:
     return word if word == "auto" else int(word)
 
 
-def _prepare(args: argparse.Namespace) -> Any:
+def prepare_run(args: argparse.Namespace) -> Any:
+    """Load the config of a run and make its work dir.
+
+    Args:
+        args: See :func:`run_parser`.
+
+    Returns:
+        The config, with data root, seed and work dir set.
+
+    Raises:
+        UserError: For a wrong path or field.
+    """
     from cmae_mm.engine.config import load_config, prepare_work_dir, set_data_root
     from cmae_mm.engine.options import parse_options
 
