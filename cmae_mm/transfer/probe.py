@@ -15,16 +15,7 @@ from cmae_mm.errors import UserError
 
 NOTE = "probe.json"
 """Tells which run a work dir belongs to."""
-_FIELDS = (
-    "model",
-    "data_preprocessor",
-    "features",
-    "probe",
-    "subset",
-    "train_dataloader",
-    "val_dataloader",
-    "protocol",
-)
+_FIELDS = ("model", "data_preprocessor", "features", "probe", "subset", "protocol")
 
 
 def probe_main(argv: Sequence[str] | None = None) -> int:
@@ -78,6 +69,7 @@ def _fingerprint(cfg: Any) -> str:
 
     file = cfg.model.backbone.get("backbone_file")
     facts = {key: cfg._cfg_dict.get(key) for key in _FIELDS}
+    facts |= {phase: cfg._cfg_dict[f"{phase}_dataloader"]["dataset"] for phase in ("train", "val")}
     facts |= {"seed": cfg.seed, "weights": sha256_of(file) if file else None}
     text = json.dumps(facts, sort_keys=True, default=lambda o: getattr(o, "__qualname__", str(o)))
     return hashlib.sha256(text.replace(json.dumps(file), "null").encode()).hexdigest()

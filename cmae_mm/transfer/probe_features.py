@@ -40,7 +40,7 @@ class FeatureSource:
     """Makes tables of features of a config's data sets, all with one encoder.
 
     Args:
-        cfg: Has ``model``, ``features`` (views, seed, storage, precision) and a ``{phase}_dataloader``.
+        cfg: Has ``model``, ``features`` (views, seed, storage, precision, also) and a ``{phase}_dataloader``.
         root: Folder of the caches.
         parts: What the probe looks at.
 
@@ -61,7 +61,7 @@ class FeatureSource:
         model = dict(cfg.model)
         model.setdefault("data_preprocessor", cfg.get("data_preprocessor"))
         self.model: FrozenFeatures = MODELS.build(model)
-        self.model.check_parts(parts)
+        self.model.check_parts([*parts, *cfg.features.get("also", ())])
         self.model.init_weights()
         self._encoder = {"weights": digest_of_weights(self.model), "model": _plain(model)}
         if not torch.cuda.is_available():
@@ -94,7 +94,10 @@ class FeatureSource:
                 names, labels, rows = [names[r] for r in rows], labels[rows], None
                 cache = self._cache(images, names, labels, loader)
         watch = Path(self.cfg.work_dir) / PROGRESS_FILE
-        encoded = fill_cache(cache, self.model, images, self.parts, views, self._loading(loader), watch)
+        parts = self.parts
+        if any(cache.missing(parts, view) for view in range(views)):  # other probes will want the others
+            parts = list(dict.fromkeys([*parts, *self.cfg.features.get("also", ())]))
+        encoded = fill_cache(cache, self.model, images, parts, views, self._loading(loader), watch)
         self.about[phase] = {"cache": cache.key, "views": views, "images": cache.images, "encoded": encoded}
         maps = [[cache.read(part, view) for part in self.parts] for view in range(views)]
         return FeatureTable(maps, labels, classes, rows)

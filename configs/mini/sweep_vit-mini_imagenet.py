@@ -12,7 +12,7 @@ from cmae_mm.transfer.sweep_probe import SweepProbe
 
 probe = dict(
     type=SweepProbe,
-    rates=[1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1],
+    rates=[1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.3, 0.5],  # DINOv2's paper, B.3
     blocks=[1, 4],
     pooling=[False, True],
     epochs=10,

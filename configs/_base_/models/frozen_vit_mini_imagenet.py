@@ -26,6 +26,13 @@ model = dict(
 train_dataloader.update(batch_size=100)
 train_dataloader["dataset"].update(pipeline=test_pipeline)
 # seed: of random transforms; precision: of the encoder (float32, or bfloat16 and float16 on a GPU)
-features = dict(views=1, seed=0, storage="float32", precision="float32")
+# also: parts that are extracted in the same pass, so that other probes find them
+features = dict(
+    views=1,
+    seed=0,
+    storage="float32",
+    precision="float32",
+    also=["cls-4", "cls-3", "cls-2", "cls-1", "avg-1"],
+)
 # take: 1%, 5-per-class or a file of names; None for all labels
 subset = dict(take=None, seed=0, lists=None)
