@@ -122,7 +122,7 @@ def _check_simclr(path: Path, text: bytes, lines: int) -> str:
     if md5 != right:
         raise UserError(
             f"{path}: is not SimCLR's list of that name: {lines:,} lines with MD5 {md5} in place of {right_lines:,} "
-            f"with {right}; get it from google-research/simclr (imagenet_subsets), or give a list of your own another name"
+            f"with {right}; get it from google-research/simclr (imagenet_subsets), or give your own list another name"
         )
     return f"SimCLR's, MD5 {md5}"
 

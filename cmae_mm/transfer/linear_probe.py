@@ -93,12 +93,13 @@ class LinearProbe:
 
     Args:
         parts: Parts of the encoder, side by side.
-        epochs: See `Schedule`, as the next five.
+        epochs: See `Schedule`, as the next six.
         batch_size: Likewise.
         base_lr: Likewise.
         warmup: Likewise.
         by_epoch: Likewise.
         val_interval: Likewise.
+        min_steps: Likewise.
         optimizer: ``lars`` or ``sgd``.
         momentum: Of the optimizer.
         weight_decay: Of the optimizer.
@@ -120,6 +121,7 @@ class LinearProbe:
         warmup: float = 10.0,
         by_epoch: bool = False,
         val_interval: int = 1,
+        min_steps: int = 0,
         optimizer: str = "lars",
         momentum: float = 0.9,
         weight_decay: float = 0.0,
@@ -127,7 +129,7 @@ class LinearProbe:
         std: float = 0.01,
     ) -> None:
         self.parts = list(parts)
-        self.schedule = Schedule(epochs, batch_size, base_lr, warmup, by_epoch, val_interval)
+        self.schedule = Schedule(epochs, batch_size, base_lr, warmup, by_epoch, val_interval, min_steps)
         self.options = dict(
             optimizer=optimizer, momentum=momentum, weight_decay=weight_decay, batch_norm=batch_norm, std=std
         )
@@ -149,16 +151,14 @@ class LinearProbe:
             ``accuracy/top1`` and ``top5`` of each evaluation.
         """
         images = len(task.train)
-        lr = self.schedule.lr(images)
+        schedule = self.schedule.stretched(images)
+        lr, batch = schedule.lr(images), schedule.batch(images)
         head = LinearHead(
-            task.train.width,
-            task.train.classes,
-            lr,
-            device=task.device,
-            seed=task.seed,
-            **self.options,  # type: ignore[arg-type]
+            task.train.width, task.train.classes, lr, device=task.device, seed=task.seed, **self.options
+        )  # type: ignore[arg-type]
+        task.log(
+            f"linear probe: {images:,} images in batches of {batch}, {schedule.epochs} epochs, learning rate {lr:.4g}"
         )
-        batch = self.schedule.batch(images)
-        task.log(f"linear probe: {images:,} images in batches of {batch}, learning rate {lr:.4g}")
-        history = train_heads(head, self.schedule, task)
-        return Outcome(history, {"linear": {"batch_size": batch, "lr": lr, "views": task.train.views}})
+        history = train_heads(head, schedule, task)
+        notes = {"batch_size": batch, "lr": lr, "epochs": schedule.epochs, "views": task.train.views}
+        return Outcome(history, {"linear": notes})

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +34,8 @@ class Schedule:
         warmup: Epochs of linear warm-up from 0; then a half cosine to 0.
         by_epoch: Change the rate once an epoch, not once a step.
         val_interval: Epochs between two evaluations; the last epoch is evaluated in any case.
+        min_steps: With few images, epochs (all of them, those of the warm-up too) are multiplied until there are so
+            many steps. 0 changes nothing.
     """
 
     epochs: int
@@ -42,6 +44,19 @@ class Schedule:
     warmup: float = 0.0
     by_epoch: bool = False
     val_interval: int = 1
+    min_steps: int = 0
+
+    def stretched(self, images: int) -> Schedule:
+        """The schedule for so many training images, with at least ``min_steps`` steps."""
+        steps = self.epochs * (images // self.batch(images))
+        times = max(1, math.ceil(self.min_steps / steps))
+        return replace(
+            self,
+            epochs=self.epochs * times,
+            warmup=self.warmup * times,
+            val_interval=self.val_interval * times,
+            min_steps=0,
+        )
 
     def batch(self, images: int) -> int:
         """Images in a step, with so many in all."""

@@ -186,9 +186,10 @@ class SweepProbe:
         rates: Learning rates for 256 images.
         blocks: Numbers of last blocks whose class tokens are put side by side.
         pooling: Whether the mean patch token of the last block is put behind them; both are tried.
-        epochs: See `Schedule`, as the next two.
+        epochs: See `Schedule`, as the next three.
         batch_size: Likewise.
         val_interval: Likewise; the default evaluates at the end alone.
+        min_steps: Likewise.
         batch_norm: Batch norm without scale and shift first, as masked image models need (MAE, A.1).
         share: Of the training images, held out for the choice of the layer.
 
@@ -206,6 +207,7 @@ class SweepProbe:
         epochs: int = 10,
         batch_size: int = 1024,
         val_interval: int | None = None,
+        min_steps: int = 0,
         batch_norm: bool = False,
         share: float = 0.01,
     ) -> None:
@@ -215,7 +217,7 @@ class SweepProbe:
             )
         self.rates, self.blocks, self.pooling = list(rates), list(blocks), [bool(p) for p in pooling]
         self.batch_norm, self.share = batch_norm, share
-        self.schedule = Schedule(epochs, batch_size, val_interval=val_interval or epochs)
+        self.schedule = Schedule(epochs, batch_size, val_interval=val_interval or epochs, min_steps=min_steps)
         self.parts = groups_of(self.blocks, self.pooling, 1)[0]
 
     def run(self, task: Task) -> Outcome | None:
@@ -235,7 +237,7 @@ class SweepProbe:
             batch_norm=self.batch_norm, device=task.device, seed=task.seed, held=held_table,
         )  # fmt: skip
         task.log(f"sweep: {len(heads.names)} layers on {len(train):,} images, {len(held_table):,} held out")
-        history = train_heads(heads, self.schedule, task, train)
+        history = train_heads(heads, self.schedule.stretched(len(train)), task, train)
         return Outcome(history, {"sweep": self._table(heads, held_table, task)})
 
     def _table(self, heads: SweepHeads, held: FeatureTable, task: Task) -> dict[str, Any]:

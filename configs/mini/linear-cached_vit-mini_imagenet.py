@@ -21,6 +21,7 @@ probe = dict(
     warmup=10,
     by_epoch=False,
     val_interval=10,
+    min_steps=900,
     optimizer="lars",
     momentum=0.9,
     weight_decay=0.0,

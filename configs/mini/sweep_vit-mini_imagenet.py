@@ -18,6 +18,7 @@ probe = dict(
     epochs=10,
     batch_size=128,
     val_interval=None,
+    min_steps=200,
     batch_norm=True,
     share=0.01,
 )
