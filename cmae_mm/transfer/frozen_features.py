@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import BaseModel
+from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from cmae_mm.errors import UserError
+from cmae_mm.transfer.imagenet import ImageNetViT
 
 _PART = re.compile(r"(cls|avg)-([1-9]\d{0,2})")
 
@@ -42,6 +44,58 @@ def parse_part(name: str) -> Part:
             f"last block"
         )
     return Part(found[1], int(found[2]))
+
+
+def tokens_of(vit: Any, inputs: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
+    """Encode images and pick tokens; those of every block pass through the final norm, where there is one.
+
+    Args:
+        vit: mmpretrain's ``VisionTransformer`` with ``out_type="raw"``; its ``out_indices`` are set.
+        inputs: (N, 3, H, W), normalised.
+        parts: See :func:`parse_part`.
+
+    Returns:
+        Each part as (N, C) float32.
+    """
+    chosen = [parse_part(name) for name in parts]
+    blocks = sorted({vit.num_layers - part.block for part in chosen})
+    vit.out_indices = blocks
+    # The class method: subclasses may give other things.
+    tokens = dict(zip(blocks, VisionTransformer.forward(vit, inputs), strict=True))
+    found = {}
+    for name, part in zip(parts, chosen, strict=True):
+        of_block = tokens[vit.num_layers - part.block]
+        # The mean of normed tokens is no norm of their mean, so all patch tokens pass through the norm.
+        some = of_block[:, :1] if part.token == "cls" else of_block[:, vit.num_extra_tokens :]
+        if part.block > 1 and vit.final_norm:  # the encoder has normed those of its last block itself
+            some = vit.ln1(some)
+        found[name] = some.float().mean(dim=1)
+    return found
+
+
+@MODELS.register_module()
+class TokenViT(ImageNetViT):
+    """An encoder for probes whose images are encoded anew in each epoch: chosen tokens side by side.
+
+    Args:
+        parts: See :func:`parse_part`.
+        **kwargs: See `ImageNetViT`; ``frozen_stages`` is the number of blocks.
+    """
+
+    def __init__(self, parts: Sequence[str] = ("cls-1",), **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "out_type": "raw"})
+        self.parts = list(parts)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Encode images.
+
+        Args:
+            x: (N, 3, H, W), normalised.
+
+        Returns:
+            (N, parts * C), alone in a tuple.
+        """
+        return (torch.cat(list(tokens_of(self, x, self.parts).values()), dim=1),)
 
 
 @MODELS.register_module()
@@ -101,20 +155,7 @@ class FrozenFeatures(BaseModel):
         Returns:
             Each part as (N, C) float32.
         """
-        vit = self.backbone
-        chosen = [parse_part(name) for name in parts]
-        blocks = sorted({vit.num_layers - part.block for part in chosen})
-        vit.out_indices = blocks
-        tokens = dict(zip(blocks, vit(inputs), strict=True))
-        found = {}
-        for name, part in zip(parts, chosen, strict=True):
-            of_block = tokens[vit.num_layers - part.block]
-            # The mean of normed tokens is no norm of their mean, so all patch tokens pass through the norm.
-            some = of_block[:, :1] if part.token == "cls" else of_block[:, vit.num_extra_tokens :]
-            if part.block > 1 and vit.final_norm:  # the encoder has normed those of its last block itself
-                some = vit.ln1(some)
-            found[name] = some.float().mean(dim=1)
-        return found
+        return tokens_of(self.backbone, inputs, parts)
 
 
 def digest_of_weights(module: nn.Module) -> str:
