@@ -29,7 +29,8 @@ class LoopFreeResizedCrop(RandomResizedCrop):
         """
         height, width = img.shape[:2]
         area = height * width * np.random.uniform(*self.crop_ratio_range)
-        aspect = math.exp(np.random.uniform(*map(math.log, self.aspect_ratio_range)))
+        low, high = map(math.log, self.aspect_ratio_range)
+        aspect = math.exp(np.random.uniform(low, high))
         w = min(max(round(math.sqrt(area * aspect)), 1), width)
         h = min(max(round(math.sqrt(area / aspect)), 1), height)
         return np.random.randint(height - h + 1), np.random.randint(width - w + 1), h, w

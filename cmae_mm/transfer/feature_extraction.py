@@ -108,7 +108,7 @@ def _fill_view(
     images: KeyedImages,
     view: int,
     blocks: Sequence[int],
-    encode: Callable[[Tensor], dict[str, np.ndarray]],
+    encode: _Encoder,
     loading: Loading,
     progress: Callable[[int], None],
 ) -> None:
@@ -125,7 +125,7 @@ def _fill_view(
         collate_fn=stack,
         pin_memory=torch.cuda.is_available(),
     )
-    maps = {part: cache.open(part, view, writable=True) for part in encode.parts}  # type: ignore[attr-defined]
+    maps = {part: cache.open(part, view, writable=True) for part in encode.parts}
     pending: list[dict[str, np.ndarray]] = []
     for rows, inputs in loader:
         if isinstance(inputs, str):

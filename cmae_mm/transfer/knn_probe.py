@@ -125,10 +125,12 @@ class KNNProbe:
 
 def _standardization(table: FeatureTable) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel, (C,) float64, in two passes."""
-    count = len(table)
-    mean = sum(tile.double().sum(dim=0) for tile in table.tiles(_TILE)) / count
-    spread = sum((tile.double() - mean).square().sum(dim=0) for tile in table.tiles(_TILE)) / count
-    deviation = spread.sqrt()
+    mean, square = (torch.zeros(table.width, dtype=torch.float64) for _ in range(2))
+    for tile in table.tiles(_TILE):
+        mean += tile.double().sum(dim=0) / len(table)
+    for tile in table.tiles(_TILE):
+        square += (tile.double() - mean).square().sum(dim=0) / len(table)
+    deviation = square.sqrt()
     return mean, torch.where(deviation > 0, deviation, 1.0)
 
 

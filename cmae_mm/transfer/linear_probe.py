@@ -130,7 +130,7 @@ class LinearProbe:
     ) -> None:
         self.parts = list(parts)
         self.schedule = Schedule(epochs, batch_size, base_lr, warmup, by_epoch, val_interval, min_steps)
-        self.options = dict(
+        self.options: dict[str, Any] = dict(
             optimizer=optimizer, momentum=momentum, weight_decay=weight_decay, batch_norm=batch_norm, std=std
         )
         if optimizer not in ("lars", "sgd"):
@@ -155,7 +155,7 @@ class LinearProbe:
         lr, batch = schedule.lr(images), schedule.batch(images)
         head = LinearHead(
             task.train.width, task.train.classes, lr, device=task.device, seed=task.seed, **self.options
-        )  # type: ignore[arg-type]
+        )
         task.log(
             f"linear probe: {images:,} images in batches of {batch}, {schedule.epochs} epochs, learning rate {lr:.4g}"
         )

@@ -82,7 +82,6 @@ def _is_finished(cfg: Any) -> bool:
         UserError: It belongs to another run.
     """
     from cmae_mm.engine.hooks import RECORD_FILE
-    from cmae_mm.engine.run_metadata import write_json
 
     folder, own = Path(cfg.work_dir), _fingerprint(cfg)
     record, note = _read(folder / RECORD_FILE), _read(folder / NOTE)
@@ -94,7 +93,6 @@ def _is_finished(cfg: Any) -> bool:
     if record:
         print(f"already finished: {_line(record.get('last', {}))}; {folder / RECORD_FILE}")
         return True
-    write_json(folder / NOTE, {"fingerprint": own})
     return False
 
 
@@ -140,6 +138,7 @@ def _run(cfg: Any, cache_root: Path, start: float) -> None:
     from mmengine.logging import print_log
     from mmpretrain.registry import TASK_UTILS
 
+    from cmae_mm.engine.run_metadata import write_json
     from cmae_mm.transfer.probe_features import FeatureSource
     from cmae_mm.transfer.probe_record import write_record
     from cmae_mm.transfer.probe_task import Task
@@ -151,6 +150,8 @@ def _run(cfg: Any, cache_root: Path, start: float) -> None:
     val = source.table("val")
     if rank and not probe.shared:
         return
+    if rank == 0:  # from here on there is something of this run that another must not go on from
+        write_json(Path(cfg.work_dir) / NOTE, {"fingerprint": _fingerprint(cfg)})
     device = torch.device(get_device())
     log = lambda text: print_log(text, logger="current")  # noqa: E731
     outcome = probe.run(Task(train, val, device, cfg.seed, Path(cfg.work_dir), log))

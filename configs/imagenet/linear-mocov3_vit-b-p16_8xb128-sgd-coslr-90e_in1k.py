@@ -1,7 +1,7 @@
 """MoCo v3's linear probe of ViT-B/16: SGD without batch norm, 8 GPUs x 128 = batch 1024, rate 3 x 1024 / 256 = 12.
 
-After mmpretrain's config, which reaches 76.9 with MoCo v3's weights: cosine by epoch without warm-up, normal start with
-standard deviation 0.01, crops drawn until they fit and resized bilinearly. 1,281,167 / 1024 = 1,251 iterations an epoch.
+After mmpretrain's config, which reaches 76.9 with MoCo v3's weights: cosine by epoch without warm-up, normal start of
+deviation 0.01, crops drawn until they fit and resized bilinearly. 1,281,167 / 1024 = 1,251 iterations an epoch.
 """
 
 from mmengine.config import read_base
