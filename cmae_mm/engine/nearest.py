@@ -13,6 +13,7 @@ from cmae_mm.errors import UserError
 
 _LOWEST = torch.iinfo(torch.int64).min
 _LOW = 0xFFFFFFFF
+_FIRST = 1024
 
 
 def find_nearest(
@@ -41,10 +42,12 @@ def find_nearest(
         seen = 0
         for tile in tiles:
             tile = _unit(tile.to(queries.device))
-            rows = max(1, max_cells // max(len(tile), 1))
-            parts = zip(queries.split(rows), keys.split(rows), strict=True)
-            keys = torch.cat([_pass(part, tile, own, k, seen) for part, own in parts])
-            seen += len(tile)
+            # All of the first entries are sorted, so they shall be few.
+            for some in tile.tensor_split([max(k, _FIRST)]) if seen < k else (tile,):
+                rows = max(1, max_cells // max(len(some), 1))
+                parts = zip(queries.split(rows), keys.split(rows), strict=True)
+                keys = torch.cat([_pass(part, some, own, k, seen) for part, own in parts])
+                seen += len(some)
         if not 0 < k <= seen:
             raise UserError(
                 f"kNN with k={k} needs a bank of at least that many images, not {seen}; change k."
