@@ -142,7 +142,7 @@ class FewLabels(Dataset):
         self, dataset: dict[str, Any], take: str, seed: int = 0, lists: str | Path | None = None
     ) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        self.take = take
+        self.take, self.seed = take, seed
         infos = [self.dataset.get_data_info(i) for i in range(len(self.dataset))]
         prefix = str(getattr(self.dataset, "img_prefix", "") or "")
         self._names = [str(info["img_path"]).removeprefix(prefix).lstrip("/") for info in infos]
@@ -158,6 +158,19 @@ class FewLabels(Dataset):
     def names(self) -> list[str]:
         """Paths of the chosen images, as a list that `choose` reads."""
         return [self._names[row] for row in self.choice.rows]
+
+    def write_list(self, path: str | Path) -> dict[str, Any]:
+        """Keep which images were chosen.
+
+        Args:
+            path: Takes one name a line.
+
+        Returns:
+            What a record says about the choice.
+        """
+        Path(path).write_text("".join(f"{name}\n" for name in self.names))
+        about = {"take": self.take, "seed": self.seed, "images": len(self), "origin": self.choice.origin}
+        return {**about, "list": Path(path).name}
 
     def full_init(self) -> None:
         """See mmengine; the data set was read when it was built."""

@@ -17,15 +17,13 @@ from torch.utils.data import Subset
 from cmae_mm.data.few_labels import Choice, choose
 from cmae_mm.engine.config import prepare_work_dir
 from cmae_mm.engine.cpu import fit_to_cpu
-from cmae_mm.engine.hooks import PROGRESS_FILE
+from cmae_mm.engine.hooks import PROGRESS_FILE, SUBSET_FILE
 from cmae_mm.errors import UserError
 from cmae_mm.transfer.feature_cache import FeatureCache
 from cmae_mm.transfer.feature_extraction import PRECISIONS, Loading, fill_cache
 from cmae_mm.transfer.feature_images import digest_of_images, names_and_labels
 from cmae_mm.transfer.feature_table import FeatureTable
 from cmae_mm.transfer.frozen_features import FrozenFeatures, digest_of_weights
-
-SUBSET_FILE = "subset.txt"
 
 
 class ChosenImages(Subset):

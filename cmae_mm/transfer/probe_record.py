@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.dist import get_world_size
 
-from cmae_mm.engine.hooks import EVALUATIONS_FILE, RECORD_FILE, best_of, run_facts
+from cmae_mm.engine.hooks import EVALUATIONS_FILE, RECORD_FILE, best_of, run_facts, with_subset
 from cmae_mm.engine.run_metadata import write_json
 from cmae_mm.transfer.probe_task import Outcome
 
@@ -36,10 +36,10 @@ def write_record(cfg: Any, outcome: Outcome, notes: dict[str, Any], start: float
         "iterations": int(last.get("iter", 0)),
         "seconds": round(time.time() - start, 1),
     }
-    suffix = f"@{Path(notes['subset']['take']).name}" if notes.get("subset") else ""
-    record["protocol"] = f"{cfg.get('protocol')}{suffix}"
+    protocol, subset = cfg.get("protocol"), notes.get("subset")
+    record["protocol"] = with_subset(protocol, subset)
     if "accuracy/top1_best_on_val" in last:
-        record["protocol_best_on_val"] = f"{cfg.get('protocol')}-best-on-val{suffix}"
+        record["protocol_best_on_val"] = with_subset(f"{protocol}-best-on-val", subset)
     write_json(folder / EVALUATIONS_FILE, outcome.history)
     write_json(folder / RECORD_FILE, record)
     return record

@@ -1,6 +1,9 @@
 """Draws and lists of a few labelled images."""
 
 import hashlib
+import json
+from glob import glob
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,3 +107,34 @@ def test_a_data_set_of_few_labels(mini_data):
     assert few[3]["img_path"].endswith(few.names[3])
     assert few.get_cat_ids(3) == [1]
     assert len(few.metainfo["classes"]) == 10
+
+
+def test_a_training_run_of_few_labels(mini_data, call, tmp_path, loader_options):
+    """tools/train.py takes the wrapper; the record tells which images, and has a protocol key of its own."""
+    from cmae_mm.engine.launch import train_main
+
+    config = tmp_path / "few.py"
+    source = (
+        Path(glob("configs/mini/vit-mini*_linear_imagenet.py")[0]).read_text().replace(".._base_", "._base_")
+    )
+    (tmp_path / "_base_").symlink_to(Path("configs/_base_").resolve())
+    wrapped = """
+from cmae_mm.data.few_labels import FewLabels
+train_dataloader["dataset"] = dict(type=FewLabels, dataset=train_dataloader["dataset"], take="2-per-class", seed=3)
+protocol = "mini-linear"
+"""
+    config.write_text(source + wrapped)
+    options = [*loader_options, "train_cfg.max_epochs=1", "train_cfg.val_interval=1"]
+    words = [
+        "--data-root",
+        mini_data / "imagenet",
+        "--work-dir",
+        tmp_path / "work",
+        "--cfg-options",
+        *options,
+    ]
+    assert call(train_main, config, *words) == 0
+    record = json.loads((tmp_path / "work/result.json").read_text())
+    assert record["protocol"] == "mini-linear@2-per-class"
+    assert record["subset"]["images"] == 20 == len((tmp_path / "work/subset.txt").read_text().split())
+    assert record["iterations"] == 1

@@ -31,6 +31,7 @@ import cmae_mm.compat
 import numpy as np
 import torch
 from mmengine.device import get_device
+from mmengine.logging import MMLogger
 from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import DATASETS, MODELS
 from mmpretrain.structures import DataSample
@@ -72,6 +73,7 @@ def main() -> int:
         if k not in ("type", "min_steps", "val_interval", "epochs", "batch_size")
     }
     probe = LinearProbe(epochs=args.epochs, batch_size=args.batch, val_interval=args.epochs, **options)
+    MMLogger.get_instance("benchmark", logger_name="mmengine", log_level="WARNING")  # no list of weights
     torch.manual_seed(0)
     encoder = MODELS.build({**cfg.model, "data_preprocessor": cfg.data_preprocessor})
     encoder.init_weights()
