@@ -53,14 +53,22 @@ def probe_main(argv: Sequence[str] | None = None) -> int:
         from cmae_mm.engine.config import set_backbone
 
         set_backbone(cfg, args.backbone)
-    if args.amp:
-        cfg.features.precision = "bfloat16"
+    _set_precision(cfg, args)
     cfg.seed = (cfg.get("randomness") or {}).get("seed") or 0
     if _is_finished(cfg):
         return 0
     _start_processes(cfg, args)
     _run(cfg, Path(args.cache) if args.cache else Path(cfg.work_dir).absolute().parent / "features", start)
     return 0
+
+
+def _set_precision(cfg: Any, args: argparse.Namespace) -> None:
+    """What --amp means to an encoder that does not learn."""
+    from torch.cuda import is_available
+
+    if args.amp and is_available():
+        cfg.features.precision = "bfloat16"
+        args.amp = False  # there is no optimizer to adapt
 
 
 def _fingerprint(cfg: Any) -> str:
@@ -121,7 +129,7 @@ def _start_processes(cfg: Any, args: argparse.Namespace) -> None:
     from cmae_mm.engine.preflight import check_datasets
 
     notes = check_datasets(cfg, ("train", "val"))
-    notes += adapt(cfg, args.launcher)
+    notes += adapt(cfg, args.launcher, args.amp)
     if args.launcher != "none" and not is_distributed():
         init_dist(args.launcher, **(cfg.get("env_cfg") or {}).get("dist_cfg", {}))
     init_default_scope("mmpretrain")

@@ -50,6 +50,7 @@ class FeatureSource:
         self.cfg, self.root, self.parts = cfg, root, parts
         self.about: dict[str, Any] = {"parts": parts}
         self.subset: dict[str, Any] | None = None
+        self._known_classes: tuple[str, ...] = ()
         if cfg.features.precision not in PRECISIONS:
             raise UserError(
                 f"features.precision is {cfg.features.precision!r}; set one of {', '.join(PRECISIONS)}"
@@ -79,7 +80,7 @@ class FeatureSource:
         loader = self.cfg[f"{phase}_dataloader"]
         images = DATASETS.build(loader.dataset)
         names, labels = names_and_labels(images)
-        classes = int(labels.max()) + 1
+        classes = self._classes(images, labels, phase)
         views = self.cfg.features.views if phase == "train" else 1
         cache = self._cache(images, names, labels, loader)
         rows = None
@@ -99,6 +100,19 @@ class FeatureSource:
         self.about[phase] = {"cache": cache.key, "views": views, "images": cache.images, "encoded": encoded}
         maps = [[cache.read(part, view) for part in self.parts] for view in range(views)]
         return FeatureTable(maps, labels, classes, rows)
+
+    def _classes(self, images: Any, labels: np.ndarray, phase: str) -> int:
+        """Number of classes; those of all data sets must be the same, or labels would mean different things."""
+        names = tuple((getattr(images, "metainfo", None) or {}).get("classes") or ())
+        known = self._known_classes
+        if names and known and names != known:
+            odd = sorted(set(names) ^ set(known)) or ["the order of the classes"]
+            raise UserError(
+                f"{phase} has other classes ({len(names)}) than train ({len(known)}): {odd[0]} differs, so labels would "
+                f"mean different things; give both the same class folders"
+            )
+        self._known_classes = names or known
+        return len(self._known_classes) or int(labels.max()) + 1
 
     def _cache(self, images: Any, names: list[str], labels: np.ndarray, loader: Any) -> FeatureCache:
         settings = self.cfg.features

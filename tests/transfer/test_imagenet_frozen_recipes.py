@@ -1,6 +1,7 @@
 """Recipes of frozen encoders build at reduced size and take a step; tools/probe.py from words to the record."""
 
 import json
+import shutil
 from glob import glob
 from pathlib import Path
 
@@ -249,3 +250,20 @@ def test_mistakes_end_in_a_sentence(mini_data, call, tmp_path, backbone_file, ca
     ):
         assert call(probe_main, *words) == 2, message
         assert message in capsys.readouterr().err
+
+
+def test_classes_must_agree(mini_data, call, tmp_path, capsys):
+    """A class folder that the validation images lack would shift all labels behind it."""
+    shutil.copytree(mini_data / "imagenet", tmp_path / "data")
+    shutil.rmtree(sorted((tmp_path / "data/val").iterdir())[3])
+    words = [
+        "--data-root",
+        tmp_path / "data",
+        "--work-dir",
+        tmp_path / "w",
+        "--cfg-options",
+        *TINY,
+        *OPTIONS["knn"],
+    ]
+    assert call(probe_main, MINI["knn"], *words) == 2
+    assert "val has other classes (9) than train (10)" in capsys.readouterr().err
