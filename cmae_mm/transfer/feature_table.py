@@ -73,9 +73,10 @@ class FeatureTable:
             (n, width) on the CPU, in the type that is stored.
         """
         index = places if isinstance(places, slice) else np.asarray(places)
-        rows: np.ndarray | slice = self.rows[index]
-        if isinstance(index, slice) and len(rows) and (np.diff(rows) == 1).all():  # one piece of the file
-            rows = slice(int(rows[0]), int(rows[-1]) + 1)
+        chosen = self.rows[index]
+        rows: np.ndarray | slice = chosen
+        if isinstance(index, slice) and len(chosen) and (np.diff(chosen) == 1).all():  # one piece of the file
+            rows = slice(int(chosen[0]), int(chosen[-1]) + 1)
         return torch.from_numpy(
             np.concatenate([np.asarray(part[rows]) for part in self._views[view]], axis=1)
         )

@@ -108,8 +108,8 @@ class FeatureSource:
         if names and known and names != known:
             odd = sorted(set(names) ^ set(known)) or ["the order of the classes"]
             raise UserError(
-                f"{phase} has other classes ({len(names)}) than train ({len(known)}): {odd[0]} differs, so labels would "
-                f"mean different things; give both the same class folders"
+                f"{phase} has other classes ({len(names)}) than train ({len(known)}): {odd[0]} differs, so labels "
+                f"would mean different things; give both the same class folders"
             )
         self._known_classes = names or known
         return len(self._known_classes) or int(labels.max()) + 1
