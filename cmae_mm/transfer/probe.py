@@ -133,7 +133,8 @@ def _start_processes(cfg: Any, args: argparse.Namespace) -> None:
     if args.launcher != "none" and not is_distributed():
         init_dist(args.launcher, **(cfg.get("env_cfg") or {}).get("dist_cfg", {}))
     init_default_scope("mmpretrain")
-    MMLogger.get_instance("probe", logger_name="mmengine", log_file=str(Path(cfg.work_dir) / "probe.log"))
+    log = Path(cfg.work_dir) / "probe.log"
+    MMLogger.get_instance("probe", logger_name="mmengine", log_file=str(log), file_mode="a")
     set_random_seed(cfg.seed)  # of an encoder without a file
     for note in notes:
         print_log(note, logger="current")

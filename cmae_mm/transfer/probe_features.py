@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.device import get_device
-from mmengine.dist import get_dist_info
+from mmengine.dist import broadcast_object_list, get_dist_info
 from mmengine.logging import print_log
 from mmpretrain.registry import DATASETS, MODELS
 from torch.utils.data import Subset
@@ -88,18 +88,24 @@ class FeatureSource:
             choice = choose(names, labels, **subset)
             rows = choice.rows
             self._note(choice, names, subset)
-            if any(cache.missing(self.parts, view) for view in range(views)):
+            if self._lacks(cache, views):
                 images = ChosenImages(images, rows.tolist())
                 names, labels, rows = [names[r] for r in rows], labels[rows], None
                 cache = self._cache(images, names, labels, loader)
         watch = Path(self.cfg.work_dir) / PROGRESS_FILE
         parts = self.parts
-        if any(cache.missing(parts, view) for view in range(views)):  # other probes will want the others
+        if self._lacks(cache, views):  # other probes will want the others
             parts = list(dict.fromkeys([*parts, *self.cfg.features.get("also", ())]))
         encoded = fill_cache(cache, self.model, images, parts, views, self._loading(loader), watch)
         self.about[phase] = {"cache": cache.key, "views": views, "images": cache.images, "encoded": encoded}
         maps = [[cache.read(part, view) for part in self.parts] for view in range(views)]
         return FeatureTable(maps, labels, classes, rows)
+
+    def _lacks(self, cache: FeatureCache, views: int) -> bool:
+        """Whether something must be extracted, as the first process sees it: all must go the same way."""
+        found = [any(cache.missing(self.parts, view) for view in range(views))]
+        broadcast_object_list(found)
+        return found[0]
 
     def _classes(self, images: Any, labels: np.ndarray, phase: str) -> int:
         """Number of classes; those of all data sets must be the same, or labels would mean different things."""
