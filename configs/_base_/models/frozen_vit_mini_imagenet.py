@@ -23,7 +23,7 @@ model = dict(
         backbone_file=None,
     ),
 )
-train_dataloader.update(batch_size=100)
+train_dataloader.update(batch_size=128)
 train_dataloader["dataset"].update(pipeline=test_pipeline)
 # seed: of random transforms; precision: of the encoder (float32, or bfloat16 and float16 on a GPU)
 # also: parts that are extracted in the same pass, so that other probes find them
