@@ -18,8 +18,8 @@ model["head"].update(init_cfg=dict(type="Normal", layer="Linear", std=0.01, bias
 train_pipeline[1] = dict(type=RandomResizedCrop, scale=224, backend="pillow", interpolation="bilinear")
 test_pipeline[1].update(interpolation="bilinear")
 train_dataloader.update(batch_size=128)
-for loader in (val_dataloader, test_dataloader):
-    loader["dataset"].update(pipeline=test_pipeline)
+val_dataloader["dataset"].update(pipeline=test_pipeline)
+test_dataloader["dataset"].update(pipeline=test_pipeline)
 train_dataloader["dataset"].update(pipeline=train_pipeline)
 optim_wrapper = dict(
     type=OptimWrapper, optimizer=dict(type=SGD, lr=3 * 1024 / 256, momentum=0.9, weight_decay=0.0)

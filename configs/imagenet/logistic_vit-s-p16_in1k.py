@@ -7,5 +7,5 @@ with read_base():
     from .._base_.probes.logistic import *
 
 test_pipeline[1].update(scale=224)
-for loader in (train_dataloader, val_dataloader):
-    loader["dataset"].update(pipeline=test_pipeline)
+train_dataloader["dataset"].update(pipeline=test_pipeline)
+val_dataloader["dataset"].update(pipeline=test_pipeline)

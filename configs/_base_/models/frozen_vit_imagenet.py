@@ -19,8 +19,8 @@ model = dict(
         type=ImageNetViT, arch="base", img_size=224, patch_size=16, final_norm=True, backbone_file=None
     ),
 )
-for loader in (train_dataloader, val_dataloader):  # the encoder keeps no activations
-    loader.update(batch_size=256)
+train_dataloader.update(batch_size=256)  # the encoder keeps no activations
+val_dataloader.update(batch_size=256)
 train_dataloader["dataset"].update(pipeline=test_pipeline)
 # seed: of random transforms; precision: of the encoder (float32, or bfloat16 and float16 on a GPU)
 # also: parts that are extracted in the same pass, so that other probes find them
