@@ -4,7 +4,7 @@
 # Several nodes: call it on each, with NNODES, NODE_RANK and MASTER_ADDR (and PORT) set.
 set -euo pipefail
 if [ $# -lt 2 ] || ! [[ $2 =~ ^[1-9][0-9]*$ ]]; then
-    echo "usage: [NNODES=1 NODE_RANK=0 MASTER_ADDR=127.0.0.1 PORT=29500] tools/dist_train.sh CONFIG GPUS_PER_NODE [ARGS of tools/train.py]" >&2
+    echo "usage: [NNODES=1 NODE_RANK=0 MASTER_ADDR=127.0.0.1 PORT=29500] tools/dist_train.sh CONFIG GPUS_PER_NODE [ARGS of tools/${TOOL:-train.py}]" >&2
     exit 2
 fi
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,4 +18,4 @@ exec "$PYTHON" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
     --nproc_per_node="$2" \
-    "$ROOT/tools/train.py" "$1" --launcher pytorch "${@:3}"
+    "$ROOT/tools/${TOOL:-train.py}" "$1" --launcher pytorch "${@:3}"

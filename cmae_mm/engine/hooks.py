@@ -22,6 +22,8 @@ RECORD_FILE = "result.json"
 TEST_RECORD_FILE = "test_result.json"
 PROGRESS_FILE = "progress.json"
 EVALUATIONS_FILE = "evaluations.json"
+SUBSET_FILE = "subset.txt"
+"""Names of the images whose labels count, where these are few."""
 
 
 @HOOKS.register_module()
@@ -130,6 +132,11 @@ class ResultRecordHook(Hook):
             "best": best_of(history),
             "accumulated_batches": getattr(runner.train_loop, "accumulate", 1),
         }
+        if hasattr(
+            dataset := runner.train_dataloader.dataset, "write_list"
+        ):  # few labels: a protocol of its own
+            record["subset"] = dataset.write_list(Path(runner.work_dir) / SUBSET_FILE)
+            record["protocol"] = with_subset(record["protocol"], record["subset"])
         write_json(Path(runner.work_dir) / RECORD_FILE, record)
 
     def _base(self, runner: Runner) -> dict[str, Any]:
@@ -165,6 +172,11 @@ def run_facts(cfg: Any, seed: int, world_size: int) -> dict[str, Any]:
         "commit": code_commit(),
         "versions": versions(),
     }
+
+
+def with_subset(protocol: str | None, subset: dict[str, Any] | None) -> str | None:
+    """Returns: The protocol key with which labels were used behind it, so that no table mixes the two."""
+    return f"{protocol}@{Path(subset['take']).name}" if subset else protocol
 
 
 def best_of(history: list[dict[str, Any]]) -> dict[str, float]:

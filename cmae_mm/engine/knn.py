@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
+from cmae_mm.engine.nearest import find_nearest
 from cmae_mm.errors import UserError
+
+_TILE = 16384  # entries of the bank at once
 
 
 @torch.no_grad()
@@ -33,7 +35,7 @@ def knn_predict(
         classes: Number of classes.
         k: Neighbours that vote.
         temperature: The smaller, the more the nearest ones weigh.
-        max_cells: Similarities held at once, 4 + 8 bytes each.
+        max_cells: Similarities held at once, see `find_nearest`.
 
     Returns:
         (Q,) int64.
@@ -41,12 +43,12 @@ def knn_predict(
     Raises:
         UserError: The bank is smaller than k, a label is out of range or a feature is not finite.
     """
-    _check(queries, bank, labels, classes, k)
-    with torch.autocast(queries.device.type, enabled=False):
-        queries, bank = normalize(queries.float(), dim=1), normalize(bank.float(), dim=1)
-        rows = max(1, max_cells // len(bank))
-        votes = [_vote(part @ bank.t(), labels, classes, k, temperature) for part in queries.split(rows)]
-    return torch.cat(votes)
+    _check(bank, labels, classes, k)
+    similarity, place = find_nearest(queries, bank.split(_TILE), k, max_cells)
+    near = labels[place]
+    rows = max(1, max_cells // classes)
+    parts = zip(similarity.split(rows), near.split(rows), strict=True)
+    return torch.cat([vote(s, n, classes, temperature).argmax(dim=1) for s, n in parts])
 
 
 def knn_accuracy(
@@ -79,30 +81,24 @@ def knn_accuracy(
     return 100 * (predicted == query_labels).double().mean().item()
 
 
-def _vote(similarity: Tensor, labels: Tensor, classes: int, k: int, temperature: float) -> Tensor:
-    """(R, B) similarities to (R,) classes."""
-    nearest, column = _nearest(similarity, k)
-    # Relative to the nearest: the same winner, and no overflow however small the temperature is.
-    weights = ((nearest - nearest[:, :1]) / temperature).exp()
-    scores = weights.new_zeros(len(weights), classes).scatter_add_(1, labels[column], weights)
-    return scores.argmax(dim=1)
+def vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+    """Let neighbours vote.
 
+    Args:
+        similarity: (Q, k) cosines, descending.
+        labels: (Q, k) int64, theirs.
+        classes: Number of classes.
+        temperature: The smaller, the more the nearest ones weigh.
 
-def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row and their columns, descending; of equal ones those of lower column.
-
-    ``topk`` alone leaves open which of equal values it takes. So the keys are integers: above, the bits of the
-    float, which for negative numbers are turned round so that they sort; below, the column counted from the end.
+    Returns:
+        (Q, classes) float32 scores, relative to the weight of the nearest neighbour: the ranks are those of
+        ``exp(s / temperature)``, and nothing overflows however small the temperature is.
     """
-    columns = similarity.shape[1]
-    bits = (similarity + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
-    bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
-    keys = (bits << 32) + torch.arange(columns - 1, -1, -1, device=similarity.device)
-    column = columns - 1 - (keys.topk(k, dim=1).values & 0xFFFFFFFF)
-    return similarity.gather(1, column), column
+    weights = ((similarity - similarity[:, :1]) / temperature).exp()
+    return weights.new_zeros(len(weights), classes).scatter_add_(1, labels, weights)
 
 
-def _check(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int) -> None:
+def _check(bank: Tensor, labels: Tensor, classes: int, k: int) -> None:
     if not 0 < k <= len(bank):
         raise UserError(
             f"kNN with k={k} needs a bank of at least that many images, not {len(bank)}; change k."
@@ -111,8 +107,4 @@ def _check(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int) 
         raise UserError(
             f"kNN with {classes} classes got labels {int(labels.min())} to {int(labels.max())}; "
             "they must lie in 0..classes-1."
-        )
-    if not (queries.isfinite().all() and bank.isfinite().all()):
-        raise UserError(
-            "kNN got features that are not finite: the encoder is broken; use an earlier checkpoint."
         )

@@ -42,6 +42,7 @@ def test_parses_and_is_executable(script):
         ("dist_train.sh", ("config.py",)),
         ("dist_train.sh", ("config.py", "eight")),
         ("dist_train.sh", ("config.py", "0")),
+        ("dist_probe.sh", ("config.py",)),
         ("dist_test.sh", ("config.py", "8")),
         ("dist_test.sh", ("config.py", "8", "file.pth")),
         ("slurm_train.sh", ("partition", "job")),

@@ -59,7 +59,14 @@ class Worker:
         raise UserError(f"The step of {self.name} failed, see above; repair that or leave the model out.")
 
 
-def serve(step: Callable[[], object], images: int, steps: int, device: torch.device, clock: str) -> None:
+def serve(
+    step: Callable[[], object],
+    images: int,
+    steps: int,
+    device: torch.device,
+    clock: str,
+    warm_up: bool = True,
+) -> None:
     """Be the process of one model: for each line of standard input measure once, print images/s and peak bytes.
 
     Args:
@@ -68,8 +75,10 @@ def serve(step: Callable[[], object], images: int, steps: int, device: torch.dev
         steps: Steps of one measurement.
         device: Where it runs.
         clock: ``wall``, or ``cpu`` for the processor time of all threads.
+        warm_up: Run twice before.
     """
-    step(), step()  # warm-up: the first makes the optimizer's state, the second fits memory to it
+    if warm_up:
+        step(), step()  # warm-up: the first makes the optimizer's state, the second fits memory to it
     print(ANSWER, "ready", flush=True)
     for _ in sys.stdin:
         print(ANSWER, timed(step, images, steps, device, clock), peak_bytes(device), flush=True)

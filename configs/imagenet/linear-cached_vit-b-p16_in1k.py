@@ -1,0 +1,7 @@
+"""MAE's linear probe on cached features, ViT-B/16: run with tools/probe.py."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.models.frozen_vit_imagenet import *
+    from .._base_.probes.linear_cached import *

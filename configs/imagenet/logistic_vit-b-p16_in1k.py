@@ -1,0 +1,11 @@
+"""Logistic regression, ViT-B/16, short side 224 in place of 256 as DINOv2 has it: run with tools/probe.py."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.models.frozen_vit_imagenet import *
+    from .._base_.probes.logistic import *
+
+test_pipeline[1].update(scale=224)
+train_dataloader["dataset"].update(pipeline=test_pipeline)
+val_dataloader["dataset"].update(pipeline=test_pipeline)

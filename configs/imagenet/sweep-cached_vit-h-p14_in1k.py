@@ -1,0 +1,7 @@
+"""DINOv2's sweep of linear layers on cached features, ViT-H/14: run with tools/probe.py."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.models.frozen_vit_h_p14_imagenet import *
+    from .._base_.probes.sweep_cached import *
