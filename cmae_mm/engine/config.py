@@ -130,6 +130,33 @@ def set_backbone(cfg: Config, reference: str | Path) -> None:
     backbone["backbone_file"] = str(file)
 
 
+def use_few_labels(cfg: Config, take: str) -> None:
+    """Train a classifier on a part of its images, see `cmae_mm.data.few_labels.FewLabels`.
+
+    Args:
+        cfg: Config of a classification task; changed in place.
+        take: ``1%``, ``5-per-class``, or a file of names. A draw takes the config's seed.
+
+    Raises:
+        UserError: The config trains no classifier of images.
+    """
+    from mmengine.registry import DATASETS
+    from mmpretrain.datasets import BaseDataset
+
+    from cmae_mm.data.few_labels import FewLabels
+
+    dataset = (cfg.get("train_dataloader") or {}).get("dataset") or {}
+    kind = dataset.get("type")
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(kind, type) and issubclass(kind, BaseDataset)):
+        raise UserError(
+            f"--labels {take}: {cfg.filename} does not train on labelled images; use a config of configs/imagenet/"
+        )
+    seed = (cfg.get("randomness") or {}).get("seed") or 0
+    cfg.train_dataloader.pop("dataset")  # else the new fields would be merged into the old ones
+    cfg.train_dataloader["dataset"] = dict(type=FewLabels, dataset=dataset, take=take, seed=seed)
+
+
 def use_tta(cfg: Config) -> None:
     """Test with test-time augmentation, which the config describes.
 

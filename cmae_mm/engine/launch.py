@@ -72,8 +72,18 @@ def train_main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="add up the gradients of N batches for each step; without N as many as the recipe's batch needs here",
     )
+    parser.add_argument(
+        "--labels",
+        metavar="PART",
+        help="classification: train on 1%% or 10%% of each class, 5-per-class, or a file with one image name a line; "
+        "drawn with the run's seed",
+    )
     args = parser.parse_args(argv)
     cfg = prepare_run(args)
+    if args.labels:
+        from cmae_mm.engine.config import use_few_labels
+
+        use_few_labels(cfg, args.labels)
     if args.backbone:
         from cmae_mm.engine.config import set_backbone
 

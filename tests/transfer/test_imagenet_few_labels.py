@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from glob import glob
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cmae_mm.data import few_labels
 from cmae_mm.data.few_labels import FewLabels, choose
+from cmae_mm.engine.config import load_config, use_few_labels
+from cmae_mm.engine.launch import train_main
 from cmae_mm.errors import UserError
 
 SIZES = (40, 7, 130, 1)
@@ -109,32 +109,17 @@ def test_a_data_set_of_few_labels(mini_data):
     assert len(few.metainfo["classes"]) == 10
 
 
-def test_a_training_run_of_few_labels(mini_data, call, tmp_path, loader_options):
-    """tools/train.py takes the wrapper; the record tells which images, and has a protocol key of its own."""
-    from cmae_mm.engine.launch import train_main
-
-    config = tmp_path / "few.py"
-    source = (
-        Path(glob("configs/mini/vit-mini*_linear_imagenet.py")[0]).read_text().replace(".._base_", "._base_")
-    )
-    (tmp_path / "_base_").symlink_to(Path("configs/_base_").resolve())
-    wrapped = """
-from cmae_mm.data.few_labels import FewLabels
-train_dataloader["dataset"] = dict(type=FewLabels, dataset=train_dataloader["dataset"], take="2-per-class", seed=3)
-protocol = "mini-linear"
-"""
-    config.write_text(source + wrapped)
-    options = [*loader_options, "train_cfg.max_epochs=1", "train_cfg.val_interval=1"]
-    words = [
-        "--data-root",
-        mini_data / "imagenet",
-        "--work-dir",
-        tmp_path / "work",
-        "--cfg-options",
-        *options,
-    ]
-    assert call(train_main, config, *words) == 0
-    record = json.loads((tmp_path / "work/result.json").read_text())
-    assert record["protocol"] == "mini-linear@2-per-class"
+def test_a_run_on_few_labels_trains_on_them_and_says_so(tmp_path, mini_data, call, loader_options):
+    words = ["configs/mini/vit-mini-p8_finetune_imagenet.py", "--data-root", mini_data / "imagenet"]
+    words += ["--labels", "2-per-class", "--seed", "3", "--work-dir", tmp_path / "work"]
+    assert call(train_main, *words, "--cfg-options", *loader_options, "train_cfg.max_epochs=1") == 0
+    record = json.loads((tmp_path / "work" / "result.json").read_text())
+    assert record["protocol"] == "mini-finetune@2-per-class"
+    assert record["iterations"] == 1  # 20 images in a batch of 20
     assert record["subset"]["images"] == 20 == len((tmp_path / "work/subset.txt").read_text().split())
-    assert record["iterations"] == 1
+
+
+def test_few_labels_need_labels():
+    cfg = load_config("configs/mini/upernet_vit-mini_ade20k.py", {})
+    with pytest.raises(UserError, match="does not train on labelled images"):
+        use_few_labels(cfg, "1%")

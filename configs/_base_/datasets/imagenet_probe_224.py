@@ -5,9 +5,10 @@ linear layer (MAE, A.1). Images are read by Pillow, and not turned by their EXIF
 """
 
 from mmengine.dataset import DefaultSampler, default_collate
-from mmpretrain.datasets import CenterCrop, ImageNet, LoadImageFromFile, PackInputs, RandomFlip, ResizeEdge
+from mmpretrain.datasets import CenterCrop, ImageNet, PackInputs, RandomFlip, ResizeEdge
 from mmpretrain.evaluation import Accuracy
 
+from cmae_mm.data.load_image import LoadImage
 from cmae_mm.data.loop_free_crop import LoopFreeResizedCrop
 
 data_root = "data/imagenet/"
@@ -15,7 +16,7 @@ data_root = "data/imagenet/"
 data_preprocessor = dict(
     num_classes=1000, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
 )
-load_image = dict(type=LoadImageFromFile, imdecode_backend="pillow", color_type="color_ignore_orientation")
+load_image = dict(type=LoadImage)
 train_pipeline = [
     load_image,
     dict(type=LoopFreeResizedCrop, scale=224, backend="pillow", interpolation="bicubic"),
