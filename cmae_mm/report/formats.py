@@ -26,6 +26,35 @@ COLUMNS = {
     "delta": "delta",
     "flag": "verdict",
 }
+_CSV = [
+    "task",
+    "protocol",
+    "metric",
+    "unit",
+    "method",
+    "variant",
+    "backbone",
+    "epochs",
+    "weights",
+    "state",
+    "seed",
+    "last",
+    "best",
+    "mean",
+    "std",
+    "published",
+    "confidence",
+    "source",
+    "where",
+    "delta",
+    "limit",
+    "flag",
+    "config",
+    "commit",
+    "backbone_sha256",
+    "run",
+    "note",
+]
 _MARKDOWN = str.maketrans(
     {**{c: "\\" + c for c in "\\`*|[]~"}, "&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " "}
 )
@@ -146,48 +175,16 @@ def csv_text(rows: Sequence[Row], book: Book) -> str:
     """
     text = io.StringIO()
     lines = [line for row in rows for line in _flat(row, book)]
-    names = list(lines[0]) if lines else list(_flat_head())
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer = csv.DictWriter(text, _CSV, lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: _no_formula(v) for k, v in line.items()} for line in lines)
     return text.getvalue()
 
 
-def _flat_head() -> tuple[str, ...]:
-    return (
-        *(
-            "task",
-            "protocol",
-            "metric",
-            "unit",
-            "method",
-            "variant",
-            "backbone",
-            "epochs",
-            "weights",
-            "state",
-        ),
-        *(
-            "last",
-            "best",
-            "mean",
-            "std",
-            "published",
-            "confidence",
-            "source",
-            "where",
-            "delta",
-            "limit",
-            "flag",
-        ),
-        *("config", "commit", "backbone_sha256", "run", "note"),
-    )
-
-
 def _flat(row: Row, book: Book) -> list[dict[str, Any]]:
     """One dict for each run of a row; one for a row without runs."""
     number = row.published
-    line: dict[str, Any] = dict.fromkeys(_flat_head(), "")
+    line: dict[str, Any] = dict.fromkeys(_CSV, "")
     line |= {
         "task": row.task,
         "protocol": row.protocol.key,

@@ -205,6 +205,7 @@ class Book:
         return sorted(found, key=lambda row: row.rank)
 
 
+@functools.lru_cache(maxsize=4096)
 def squeeze(name: str) -> str:
     """Returns: A name in lower case without blanks, hyphens and underscores; other marks stay (MAE+ is not MAE)."""
     return re.sub(r"[\s_-]+", "", name.casefold())

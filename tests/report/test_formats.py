@@ -125,6 +125,15 @@ def test_csv_round_trip_at_full_precision(tmp_path):
     assert list(csv.DictReader(io.StringIO(csv_text([], BOOK)))) == []
 
 
+def test_csv_of_a_table_that_a_published_row_leads(tmp_path):
+    rows = rows_of(tmp_path, [make_record("MAE", 0, {MIOU: 10.0}, ADE_TASK)], references=True)
+    assert rows[0].state == "published"
+    lines = list(csv.DictReader(io.StringIO(csv_text(rows, BOOK))))
+    assert len(lines) == len(rows)
+    assert (lines[0]["seed"], lines[0]["last"], lines[-1]["seed"], lines[-1]["last"]) == ("", "", "0", "10.0")
+    assert [line["published"] for line in lines[:-1]] == [row.published.text for row in rows[:-1]]
+
+
 def test_csv_holds_no_formula(hostile):
     lines = list(csv.DictReader(io.StringIO(csv_text(hostile, BOOK))))
     assert len(lines) == len(HOSTILE) + 1
