@@ -96,7 +96,7 @@ intact() { "$PY" - >/dev/null 2>&1 <<'PYTHON'
 import importlib.util as u, sys
 import torch, mmcv._ext, cv2
 sys.exit(any(u.find_spec(n) is None for n in
-    "torchvision mmengine mmpretrain mmdet mmseg timm safetensors pycocotools faster_coco_eval cmae_mm pytest ruff mypy".split()))
+    "torchvision mmengine mmpretrain mmdet mmseg timm safetensors pycocotools faster_coco_eval jinja2 cmae_mm pytest playwright ruff mypy".split()))
 PYTHON
 }
 
