@@ -67,6 +67,8 @@ def run(argv: Sequence[str]) -> int:
     _add_import(commands)
     _add_export(commands)
     _add_inspect(commands)
+    _add_table(commands)
+    _add_report(commands)
     commands.add_parser("doctor", help="check this installation and machine").set_defaults(run=_doctor)
     args = parser.parse_args(argv)
     return int(args.run(args))
@@ -156,6 +158,35 @@ def _add_inspect(commands: argparse._SubParsersAction) -> None:
     inspect.set_defaults(run=_inspect)
 
 
+def _add_records(parser: argparse.ArgumentParser) -> None:
+    """What `table` and `report` read."""
+    parser.add_argument(
+        "target", type=Path, metavar="RECIPE|DIR", help="recipe, or the folder of a benchmark"
+    )
+    parser.add_argument(
+        "--work-dir", type=Path, help="folder that the recipe was run in (default: work_dirs/bench/RECIPE)"
+    )
+
+
+def _add_table(commands: argparse._SubParsersAction) -> None:
+    table = commands.add_parser("table", help="print a benchmark's table, beside published numbers")
+    _add_records(table)
+    table.add_argument(
+        "--format", default="md", choices=("md", "csv", "latex", "json"), help="default: %(default)s"
+    )
+    table.add_argument("--measured-only", action="store_true", help="without rows that are only published")
+    table.set_defaults(run=_table)
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    report = commands.add_parser("report", help="write a benchmark's report: one HTML page, and tables")
+    _add_records(report)
+    report.add_argument(
+        "--out", type=Path, help="folder to write (default: report/ in the benchmark's folder)"
+    )
+    report.set_defaults(run=_report)
+
+
 def _demo(args: argparse.Namespace) -> int:
     from cmae_mm.benchmark.demo import run_demo
 
@@ -192,6 +223,18 @@ def _inspect(args: argparse.Namespace) -> int:
     from cmae_mm.checkpoints.commands import inspect_command
 
     return inspect_command(args)
+
+
+def _table(args: argparse.Namespace) -> int:
+    from cmae_mm.report.command import table_command
+
+    return table_command(args)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from cmae_mm.report.command import report_command
+
+    return report_command(args)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -133,7 +133,7 @@ def draw(title: str, y_title: str, lines: Mapping[str, Points]) -> Chart | None:
     label = quoteattr(f"{clean(title)}, {clean(y_title)} by iteration: {ends}")
     head = f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label={label}>'
     legend = tuple((place % COLORS, clean(name)) for place, name in enumerate(kept))
-    return Chart(clean(title), head + "".join(parts) + "</svg>", legend)
+    return Chart(f"{clean(title)}, {clean(y_title)}", head + "".join(parts) + "</svg>", legend)
 
 
 def _widen(low: float, high: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cmae_mm.report.curves import Chart, draw, read_scalars, series
-from cmae_mm.report.formats import clean, measured, name_of, signed
+from cmae_mm.report.formats import clean, name_of, signed
 from cmae_mm.report.media import Embedded, embed, inside
 from cmae_mm.report.published import Book, Protocol, Published, Source
 from cmae_mm.report.records import Benchmark, Record
@@ -20,12 +20,12 @@ from cmae_mm.report.rows import FLAGS, Row
 
 TEMPLATES = Path(__file__).with_name("templates")
 KINDS = {
-    "reconstructions": "Reconstructions",
-    "detections": "Detections",
-    "segmentation": "Segmentations",
+    "reconstructions": "Reconstruction",
+    "detections": "Detection",
+    "segmentation": "Segmentation",
     "views": "Views",
     "data": "Data",
-    "other": "Further pictures",
+    "other": "Picture",
 }
 _MAX_PICTURES = 48 << 20
 _CURVES = (("loss", "training loss"),)
@@ -40,6 +40,7 @@ class Section:
     protocol: Protocol
     rows: tuple[Row, ...]
     random: bool
+    metrics: int
     noise: str
 
 
@@ -59,6 +60,16 @@ class Group:
 
     title: str
     runs: tuple[Record, ...]
+
+    @property
+    def shared(self) -> list[tuple[str, str]]:
+        """Facts that are the same for every run."""
+        others = [facts(run) for run in self.runs[1:]]
+        return [fact for fact in facts(self.runs[0]) if all(fact in other for other in others)]
+
+    def own(self, run: Record) -> list[tuple[str, str]]:
+        """Returns: Facts of one run that differ from those of the others."""
+        return [fact for fact in facts(run) if fact not in self.shared]
 
 
 def render(benchmark: Benchmark, rows: Sequence[Row], book: Book) -> str:
@@ -82,8 +93,8 @@ def render(benchmark: Benchmark, rows: Sequence[Row], book: Book) -> str:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.filters |= {"signed": signed, "measured": measured, "name": name_of, "command": command_text}
-    environment.filters |= {"bar": noise_bar, "facts": facts, "safe_svg": _markup, "values": _values}
+    environment.filters |= {"minus": _minus, "name": name_of, "command": command_text}
+    environment.filters |= {"bar": noise_bar, "safe_svg": _markup, "values": _values}
     style, script = ((TEMPLATES / f"report.{kind}").read_text() for kind in ("css", "js"))
     figures, left_out = _figures(benchmark)
     return environment.get_template("report.html").render(
@@ -93,7 +104,8 @@ def render(benchmark: Benchmark, rows: Sequence[Row], book: Book) -> str:
         open_rows=[row for row in rows if row.state in ("failed", "not run")],
         counts=_counts(benchmark, rows),
         charts=_charts(benchmark),
-        figures={KINDS[kind]: [f for f in figures if f.kind == kind] for kind in KINDS},
+        figures=sorted(figures, key=lambda figure: list(KINDS).index(figure.kind)),
+        kinds=KINDS,
         groups=_groups(benchmark),
         sources=_sources(rows, book),
         flags=FLAGS,
@@ -118,6 +130,10 @@ def _markup(text: str) -> Any:
     return Markup(text)
 
 
+def _minus(value: float | None) -> str:
+    return signed(value).replace("-", "\u2212")
+
+
 def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
@@ -128,7 +144,8 @@ def _sections(rows: Sequence[Row], book: Book) -> list[Section]:
     for key in dict.fromkeys((row.task, row.protocol) for row in shown):
         group = tuple(row for row in shown if (row.task, row.protocol) == key)
         random = any(row.over_random is not None for row in group)
-        sections.append(Section(*key, group, random, _noise_words(group, book)))
+        metrics = len({row.metric.key for row in group})
+        sections.append(Section(*key, group, random, metrics, _noise_words(group, book)))
     return sections
 
 

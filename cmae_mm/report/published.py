@@ -21,7 +21,7 @@ else:
 
 FILE = Path(__file__).with_name("published.toml")
 CONFIDENCES = ("sure", "inferred", "unsure")
-KINDS = ("paper", "quoted", "release", "rerun")
+KINDS = ("paper", "release", "quoted", "rerun")
 _ROW_FIELDS = {"source", "where", "protocol", "kind", "confidence", "method", "backbone", "epochs", "variant"}
 _ROW_FIELDS |= {"data", "note"}
 
@@ -73,9 +73,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Source:
-    """Where numbers were read: title and, if known, address."""
+    """Where numbers were read: a short name, the title and, if known, the address."""
 
     key: str
+    short: str
     title: str
     url: str = ""
 
@@ -143,7 +144,7 @@ class Book:
         return self.plain(one) == self.plain(other)
 
     def plain(self, name: str) -> str:
-        """Returns: A name without case, blanks and punctuation, other spellings replaced."""
+        """Returns: A name in its plain form (:func:`squeeze`), other spellings replaced."""
         short = squeeze(name)
         return squeeze(self.aliases.get(short, name))
 
@@ -202,8 +203,8 @@ class Book:
 
 
 def squeeze(name: str) -> str:
-    """Returns: Letters and digits of a name, in lower case."""
-    return re.sub(r"[^0-9a-z]+", "", name.lower())
+    """Returns: A name in lower case without blanks, hyphens and underscores; other marks stay (MAE+ is not MAE)."""
+    return re.sub(r"[\s_-]+", "", name.casefold())
 
 
 @functools.cache
@@ -249,7 +250,13 @@ def _metric(key: str, raw: list[str], scale: Any = 1, **entry: Any) -> Metric:
 
 def _numbers(group: dict[str, Any], row: dict[str, Any], metrics: Mapping[str, Metric]) -> list[Published]:
     """One number for each metric of a row."""
-    fields = {"kind": "paper", "confidence": "sure", "epochs": None, "variant": "", "data": "ImageNet-1K"}
+    fields: dict[str, Any] = {
+        "kind": "paper",
+        "confidence": "sure",
+        "epochs": None,
+        "variant": "",
+        "data": "ImageNet-1K",
+    }
     fields |= {"note": "", **{k: v for k, v in group.items() if k != "rows"}}
     fields |= {k: v for k, v in row.items() if k not in metrics}
     if unknown := set(fields) - _ROW_FIELDS:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from cmae_mm.report.noise import Limit, Noise, limit, spread
 from cmae_mm.report.published import Book, Metric, Protocol, Published
 from cmae_mm.report.records import RANDOM, Benchmark, Record
 
 FLAGS = {
-    "better": "better than seeds explain",
-    "worse": "worse than seeds explain",
-    "within": "within the noise of seeds",
-    "unknown": "noise of seeds not known",
+    "better": "better, beyond noise",
+    "worse": "worse, beyond noise",
+    "within": "within noise",
+    "unknown": "noise not known",
 }
 
 
@@ -133,12 +135,24 @@ def _measured(records: Sequence[Record], book: Book) -> list[Row]:
     for key, group in groups.items():
         found = sorted(group, key=lambda record: (record.seed, record.name))
         rows.append(_row(found, book, key[-1]))
-    return rows
+    shown = Counter(map(_shown, rows))
+    return [_name_config(row) if shown[_shown(row)] > 1 else row for row in rows]
+
+
+def _shown(row: Row) -> tuple[object, ...]:
+    return (row.task, *_kind(row), row.method, row.variant, row.backbone, row.epochs)
+
+
+def _name_config(row: Row) -> Row:
+    """Rows that differ in their config only are told apart by its name."""
+    name = PurePath(row.records[0].texts["config"]).stem
+    return _with(row, variant=", ".join(filter(None, (row.variant, name))))
 
 
 def _identity(record: Record, book: Book) -> tuple[str, ...]:
     names = (book.plain(record.method), book.plain(record.variant), book.plain(record.backbone))
-    return (record.task, record.protocol, *names, str(record.epochs), record.data)
+    who = (record.task, record.protocol, *names, str(record.epochs))
+    return (*who, record.data, record.texts["config"])
 
 
 def _row(records: Sequence[Record], book: Book, raw: str) -> Row:
@@ -216,29 +230,27 @@ def _open(benchmark: Benchmark, book: Book) -> list[Row]:
     rows = []
     for record in benchmark.records:
         if record.status != "done":
-            names = (record.method, record.variant, record.backbone, record.epochs)
-            task, protocol = record.task, book.protocol(record.protocol)
-            rows.append(
-                Row(
-                    task or protocol.task,
-                    protocol,
-                    Metric("", ""),
-                    *names,
-                    (record.seed,),
-                    state="failed",
-                    records=(record,),
-                )
-            )
+            protocol = book.protocol(record.protocol)
+            who = (record.method, record.variant, record.backbone, record.epochs)
+            task = record.task or protocol.task
+            row = Row(task, protocol, _NONE, *who, seeds=(record.seed,), state="failed", records=(record,))
+            rows.append(row)
     known = {_identity(record, book)[:6] for record in benchmark.records}
     for plan in benchmark.planned:
-        texts = {
-            k: plan[k] if isinstance(plan.get(k), str) else ""
-            for k in ("task", "protocol", "method", "variant", "backbone")
-        }
+        protocol = book.protocol(_field(plan, "protocol"))
+        method, variant, backbone = (_field(plan, key) for key in ("method", "variant", "backbone"))
         epochs = plan["epochs"] if isinstance(plan.get("epochs"), int) else None
-        names = tuple(book.plain(texts[k]) for k in ("method", "variant", "backbone"))
-        if (texts["task"], texts["protocol"], *names, str(epochs)) not in known:
-            protocol = book.protocol(texts["protocol"])
-            who = (texts["method"], texts["variant"], texts["backbone"], epochs)
-            rows.append(Row(texts["task"] or protocol.task, protocol, Metric("", ""), *who, state="not run"))
+        names = (book.plain(method), book.plain(variant), book.plain(backbone), str(epochs))
+        task = _field(plan, "task")
+        if (task, protocol.key, *names) not in known:
+            who = (method, variant, backbone, epochs)
+            rows.append(Row(task or protocol.task, protocol, _NONE, *who, state="not run"))
     return rows
+
+
+_NONE = Metric("", "")
+
+
+def _field(plan: Mapping[str, object], key: str) -> str:
+    value = plan.get(key)
+    return value.strip() if isinstance(value, str) else ""
