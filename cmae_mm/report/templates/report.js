@@ -40,12 +40,15 @@
   if (find) {
     const [metric, show, count] = ["metric", "show", "count"].map((id) => document.getElementById(id));
     const rows = all("tbody tr");
+    const texts = new Map(rows.map((row) => { // method, backbone, epochs, metric; task and protocol of its table
+      const heads = all("h3, .words code", row.closest("article")).map((node) => node.textContent);
+      return [row, [...heads, ...[0, 1, 2, 3].map((index) => value(row, index))].join(" ").toLowerCase()];
+    }));
     const filter = () => {
       const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
       let kept = 0;
       for (const row of rows) {
-        const text = row.textContent.toLowerCase() + " " + row.closest("article").querySelector("h3, code").textContent.toLowerCase();
-        const fits = words.every((word) => text.includes(word))
+        const fits = words.every((word) => texts.get(row).includes(word))
           && (!metric.value || row.dataset.metric === metric.value)
           && (show.value !== "measured" || row.classList.contains("measured"))
           && (show.value !== "beyond" || ["better", "worse"].includes(row.dataset.flag));
