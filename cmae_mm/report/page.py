@@ -27,6 +27,15 @@ KINDS = {
     "data": "Data",
     "other": "Picture",
 }
+CAPTIONS = {
+    "reconstructions": "images, masked input and reconstruction",
+    "detections": "ground truth, then the best detections with scores in %",
+    "segmentation": "image, ground truth, prediction, errors in red",
+    "views": "master crop, online view, target view, masked input, reconstruction",
+    "data": "samples of the data",
+    "other": "of the run",
+}
+"""For pictures whose record gives no caption."""
 _MAX_PICTURES = 48 << 20
 _CURVES = (("loss", "training loss"),)
 _PRETRAIN_CURVES = (*_CURVES, ("loss_rec", "reconstruction loss"), ("loss_con", "contrastive loss"))
@@ -312,7 +321,7 @@ def _figures(benchmark: Benchmark) -> tuple[list[Figure], list[str]]:
                 continue
             total += found.size
             kind = picture.kind if picture.kind in KINDS else "other"
-            figures[path] = Figure(found, kind, picture.caption or path.stem, _title(record))
+            figures[path] = Figure(found, kind, picture.caption or CAPTIONS[kind], _title(record))
     return list(figures.values()), list(dict.fromkeys(left_out))
 
 

@@ -22,8 +22,7 @@ RANDOM = "random init"
 _MAX_BYTES = 16 << 20
 _TEXTS = (
     "reason",
-    "task",
-    "variant",
+    "weights",
     "config",
     "config_sha256",
     "backbone_file",
@@ -60,7 +59,7 @@ class Record:
         last: Raw metric key -> value of the last evaluation.
         best: Raw metric key -> best value.
         main: Raw keys that tables show.
-        texts: Further fields as text: reason, config, commit, hashes.
+        texts: Further fields as text: reason, weights (here, given, random), config, commit, hashes.
         details: Data set, packages, hardware, time and memory, as they were written.
         commands: Argument lists that run it again, in order.
         curves: Paths of scalar logs, relative to the benchmark's folder.

@@ -135,34 +135,43 @@ def _measured(records: Sequence[Record], book: Book) -> list[Row]:
     for key, group in groups.items():
         found = sorted(group, key=lambda record: (record.seed, record.name))
         rows.append(_row(found, book, key[-1]))
-    shown = Counter(map(_shown, rows))
-    return [_name_config(row) if shown[_shown(row)] > 1 else row for row in rows]
+    for word in (_weights, _config):  # rows that look the same are told apart by these
+        shown = Counter(map(_shown, rows))
+        rows = [_tell(row, word(row.records[0])) if shown[_shown(row)] > 1 else row for row in rows]
+    return rows
 
 
 def _shown(row: Row) -> tuple[object, ...]:
     return (row.task, *_kind(row), row.method, row.variant, row.backbone, row.epochs)
 
 
-def _name_config(row: Row) -> Row:
-    """Rows that differ in their config only are told apart by its name."""
-    name = PurePath(row.records[0].texts["config"]).stem
-    return _with(row, variant=", ".join(filter(None, (row.variant, name))))
+def _weights(record: Record) -> str:
+    return {"here": "pretrained here", "given": "given weights"}.get(record.texts["weights"], "")
+
+
+def _config(record: Record) -> str:
+    return PurePath(record.texts["config"]).stem
+
+
+def _tell(row: Row, word: str) -> Row:
+    return _with(row, variant=", ".join(filter(None, (row.variant, word))))
 
 
 def _identity(record: Record, book: Book) -> tuple[str, ...]:
     names = (book.plain(record.method), book.plain(record.variant), book.plain(record.backbone))
-    who = (record.task, record.protocol, *names, str(record.epochs))
-    return (*who, record.data, record.texts["config"])
+    who = (record.task, book.protocol(record.protocol).key, *names, str(record.epochs))
+    return (*who, record.data, record.texts["weights"], record.texts["config"])
 
 
 def _row(records: Sequence[Record], book: Book, raw: str) -> Row:
     first, metric = records[0], book.metric(raw)
     values = tuple(record.last[raw] * metric.scale for record in records)
     variant, backbone = first.variant, first.backbone
-    found = book.find(first.protocol, metric.key, first.method, variant, backbone, first.epochs, first.data)
+    protocol = book.protocol(first.protocol)
+    found = book.find(protocol.key, metric.key, first.method, variant, backbone, first.epochs, first.data)
     return Row(
-        task=first.task or book.protocol(first.protocol).task,
-        protocol=book.protocol(first.protocol),
+        task=first.task or protocol.task,
+        protocol=protocol,
         metric=metric,
         method=first.method,
         variant=variant,
@@ -173,7 +182,7 @@ def _row(records: Sequence[Record], book: Book, raw: str) -> Row:
         best=tuple(record.best[raw] * metric.scale for record in records),
         published=found[0] if found else None,
         others=tuple(found[1:]),
-        limit=limit(values, _noise(book, first.protocol, metric.key, backbone)),
+        limit=limit(values, _noise(book, protocol.key, metric.key, backbone)),
         records=tuple(records),
     )
 

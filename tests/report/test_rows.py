@@ -197,6 +197,31 @@ def test_rows_that_differ_in_their_config_only_are_told_apart(tmp_path):
     assert [(row.variant, row.mean) for row in rows_of(tmp_path, records)] == [("b", 60.0), ("a", 50.0)]
 
 
+def test_given_weights_and_ours_are_two_rows_with_one_published_value(tmp_path):
+    both = (("here", 0.51), ("given", 0.516))
+    records = [make_record("MAE", 0, {COCO: v}, weights=w, name=w) for w, v in both]
+    rows = rows_of(tmp_path, records)
+    assert [(row.variant, row.published.value) for row in rows] == [
+        ("given weights", 51.6),
+        ("pretrained here", 51.6),
+    ]
+    (alone,) = rows_of(tmp_path / "alone", records[:1])
+    assert alone.variant == ""
+
+
+def test_other_spellings_of_a_key_are_the_same_protocol(tmp_path):
+    keys = ("IN-FT", "FT-MAE")
+    records = [make_record("MAE", s, {TOP1: 83.0}, ("ImageNet-1K", key, "x")) for s, key in enumerate(keys)]
+    (row,) = rows_of(tmp_path, records)
+    assert (row.protocol.key, row.seeds, row.published.value) == ("IN-FT", (0, 1), 83.6)
+
+
+def test_the_whole_method_in_an_ablation_is_the_method(tmp_path):
+    record = make_record("CMAE", 0, {TOP1: 83.8}, FT_TASK, epochs=300, variant="components-both")
+    (row,) = rows_of(tmp_path, [record])
+    assert (row.variant, row.published.value) == ("components-both", 83.8)
+
+
 def test_published_rows_stand_beside_the_same_backbone_only(tmp_path):
     rows = rows_of(tmp_path, sample_records(), references=True)
     added = [row for row in rows if row.state == "published"]
