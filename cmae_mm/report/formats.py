@@ -155,7 +155,18 @@ def csv_text(rows: Sequence[Row], book: Book) -> str:
 
 def _flat_head() -> tuple[str, ...]:
     return (
-        *("task", "protocol", "metric", "unit", "method", "variant", "backbone", "epochs", "state", "seed"),
+        *(
+            "task",
+            "protocol",
+            "metric",
+            "unit",
+            "method",
+            "variant",
+            "backbone",
+            "epochs",
+            "weights",
+            "state",
+        ),
         *(
             "last",
             "best",
@@ -192,7 +203,7 @@ def _flat(row: Row, book: Book) -> list[dict[str, Any]]:
     runs = []
     for place, record in enumerate(row.records):
         run = {"seed": record.seed, "run": record.name}
-        run |= {key: record.texts[key] for key in ("config", "commit", "backbone_sha256")}
+        run |= {key: record.texts[key] for key in ("weights", "config", "commit", "backbone_sha256")}
         if row.state == "measured":
             run |= {"last": row.values[place], "best": row.best[place]}
         else:

@@ -28,7 +28,7 @@ KINDS = {
     "other": "Picture",
 }
 CAPTIONS = {
-    "reconstructions": "images, masked input and reconstruction",
+    "reconstructions": "master crop, online view, target view, masked input, reconstruction",
     "detections": "ground truth, then the best detections with scores in %",
     "segmentation": "image, ground truth, prediction, errors in red",
     "views": "master crop, online view, target view, masked input, reconstruction",
@@ -49,6 +49,7 @@ class Section:
     protocol: Protocol
     rows: tuple[Row, ...]
     random: bool
+    compares: bool
     metrics: int
     noise: str
 
@@ -153,8 +154,9 @@ def _sections(rows: Sequence[Row], book: Book) -> list[Section]:
     for key in dict.fromkeys((row.task, row.protocol) for row in shown):
         group = tuple(row for row in shown if (row.task, row.protocol) == key)
         random = any(row.over_random is not None for row in group)
+        compares = any(row.published for row in group)
         metrics = len({row.metric.key for row in group})
-        sections.append(Section(*key, group, random, metrics, _noise_words(group, book)))
+        sections.append(Section(*key, group, random, compares, metrics, _noise_words(group, book)))
     return sections
 
 
@@ -183,13 +185,17 @@ def _counts(benchmark: Benchmark, rows: Sequence[Row]) -> list[tuple[str, str]]:
     runs = [record for record in benchmark.records if record.status == "done"]
     failed = len(benchmark.records) - len(runs)
     return [
-        ("finished runs", str(len(runs))),
-        ("seeds", str(len({record.seed for record in runs}))),
+        _plural(len(runs), "finished run"),
+        _plural(len({record.seed for record in runs}), "seed"),
         ("rows measured", str(sum(row.state == "measured" for row in rows))),
         ("compared with published", str(len(judged))),
         ("beyond the noise of seeds", str(len(beyond))),
-        *([("failed runs", str(failed))] if failed else []),
+        *([_plural(failed, "failed run")] if failed else []),
     ]
+
+
+def _plural(count: int, name: str) -> tuple[str, str]:
+    return (name if count == 1 else f"{name}s"), str(count)
 
 
 def noise_bar(row: Row) -> Any:

@@ -162,6 +162,22 @@ def test_nothing_of_a_record_becomes_markup(tmp_path):
     assert {tag for tag, _ in found.tags} <= allowed | {"g", "text", "line", "svg", "b"}
 
 
+def test_tables_have_only_the_columns_that_they_need(page, tmp_path):
+    mini = make_record(backbone="ViT-mini/8", task=("COCO", "mini-vitdet", "x"))
+    text = write_report(write_benchmark(tmp_path, [mini])).read_text()
+    for words, everywhere in (
+        ("Published</th>", 3),
+        ("Difference</th>", 3),
+        ("Over random</th>", 1),
+        ("Measured</th>", 3),
+    ):
+        assert page.count(words) == everywhere
+        assert text.count(words) == (words == "Measured</th>")
+    for table in (page + text).split("<table>")[1:]:
+        rows = [row.count("<td") + row.count("<th ") for row in table.split("</table>")[0].split("<tr")[1:]]
+        assert len(set(rows)) == 1
+
+
 def test_pictures_elsewhere_are_left_out_and_told(tmp_path):
     picture(tmp_path / "secret.png", 0)
     root = tmp_path / "root"
