@@ -20,7 +20,7 @@ _OUTSIDE = re.compile(
     | connection\ (?:refused|reset|timed\ out|aborted|closed) | network\ is\ unreachable | no\ route\ to\ host
     | name\ resolution | name\ or\ service\ not\ known | timed?\ ?out\b | broken\ pipe
     | http\ (?:error\ )?(?:429|5\d\d) | remote\ end\ closed | incomplete\s?read
-    | address\ already\ in\ use | cannot\ be\ fetched | cannot\ be\ reached
+    | address\ already\ in\ use | not\ downloaded,\ | cannot\ be\ reached | the\ disk\ is\ full
     | cannot\ allocate\ memory | dataloader\ worker .* (?:killed|exited)
     | nccl\ .*(?:error|timeout) | watchdog | uncorrectable\ ecc | gpu\ has\ fallen\ off | devices?\ (?:are|is)\ busy
     | unspecified\ launch\ failure | node\ failure | preempt | due\ to\ time\ limit
