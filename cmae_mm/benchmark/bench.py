@@ -108,7 +108,7 @@ def dry_run(recipe: Recipe, request: Request) -> int:
         if set(stage.needs) <= done and state.finished(stage):
             done.add(stage.name)
     reasons = {stage.name: state.why_open(stage) for stage in stages if stage.name not in done}
-    print(describe(recipe, stages, done, reasons))
+    print(describe(recipe, stages, done, reasons, launcher_of(request, recipe, state)))
     return 0
 
 

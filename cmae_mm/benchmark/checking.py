@@ -31,10 +31,13 @@ def check_recipe(recipe: Recipe, path: Path) -> None:
         raise UserError(f"{path}: backbones and tasks must each name at least one")
     _check_names("backbones", (b.name for b in recipe.backbones), path)
     _check_names("tasks", (t.name for t in recipe.tasks), path)
+    for task in recipe.tasks:
+        _check_fields(task, path)
     for backbone in recipe.backbones:
         _check_backbone(backbone, recipe, path)
     for task in recipe.tasks:
-        _check_task(task, recipe, path)
+        if not any(task.takes(backbone) for backbone in recipe.backbones):
+            raise UserError(f"{path}: the task {task.name} takes none of the backbones; see its fits")
 
 
 def _check_names(kind: str, names: Iterable[str], path: Path) -> None:
@@ -62,7 +65,7 @@ def _check_backbone(backbone: Backbone, recipe: Recipe, path: Path) -> None:
         )
 
 
-def _check_task(task: Task, recipe: Recipe, path: Path) -> None:
+def _check_fields(task: Task, path: Path) -> None:
     if not isinstance(task.main_metrics, tuple) or not task.main_metrics:
         raise UserError(
             f"{path}: main_metrics of {task.name} must be a list of what its record holds, for example "
@@ -77,8 +80,6 @@ def _check_task(task: Task, recipe: Recipe, path: Path) -> None:
         if not (ROOT / "tools" / f"{program}.py").is_file():
             raise UserError(f"{path}: {task.name} names tools/{program}.py, which does not exist")
     _check_config(task.config, path)
-    if not any(task.takes(backbone) for backbone in recipe.backbones):
-        raise UserError(f"{path}: the task {task.name} takes none of the backbones; see its fits")
 
 
 def _check_config(config: str, path: Path) -> None:

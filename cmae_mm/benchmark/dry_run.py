@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from cmae_mm.benchmark.launchers.base import Launcher
 from cmae_mm.benchmark.plan import KINDS, shown
 from cmae_mm.benchmark.progress import clock
 from cmae_mm.benchmark.recipe import Recipe
@@ -36,7 +37,13 @@ def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}"
 
 
-def describe(recipe: Recipe, stages: Sequence[Stage], done: Collection[str], reasons: dict[str, str]) -> str:
+def describe(
+    recipe: Recipe,
+    stages: Sequence[Stage],
+    done: Collection[str],
+    reasons: Mapping[str, str],
+    launcher: Launcher,
+) -> str:
     """The whole plan in words.
 
     Args:
@@ -44,6 +51,7 @@ def describe(recipe: Recipe, stages: Sequence[Stage], done: Collection[str], rea
         stages: Its stages, in order.
         done: Names of those that are finished.
         reasons: Why a stage has to run again, by name.
+        launcher: What would run them.
 
     Returns:
         Text: the stages with what they need, GPU hours with their basis, and the exact commands.
@@ -61,9 +69,9 @@ def describe(recipe: Recipe, stages: Sequence[Stage], done: Collection[str], rea
     ]
     lines += [hours_table(open_), ""]
     lines += [f"  {basis}: {', '.join(names)}" for basis, names in _bases(open_).items()]
-    lines += ["", "Commands, as one process runs them in the project's folder:"]
+    lines += ["", "Commands, as they would be run here in the project's folder:"]
     for stage in open_:
-        lines += [f"# {stage.name}: {stage.title}", shlex.join(shown(stage.argv))]
+        lines += [f"# {stage.name}: {stage.title}", shlex.join(shown(launcher.command(stage)))]
     return "\n".join(lines)
 
 

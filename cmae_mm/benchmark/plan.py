@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -290,5 +291,8 @@ def with_commands(stages: Sequence[Stage]) -> list[Stage]:
 
 def shown(argv: Sequence[str]) -> list[str]:
     """Returns: A command as a person types it in the project's folder."""
-    words = [word.removeprefix(f"{ROOT}/") for word in argv[1:]]
-    return ["cmae-mm", *words[2:]] if words[:2] == ["-m", "cmae_mm"] else ["python", *words]
+    words = ["python" if word == sys.executable else word.removeprefix(f"{ROOT}/") for word in argv]
+    place = words.index("-m") if "-m" in words else -1
+    if words[0] == "python" and words[place : place + 2] == ["-m", "cmae_mm"]:
+        return ["cmae-mm", *words[place + 2 :]]
+    return words

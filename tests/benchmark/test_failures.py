@@ -12,7 +12,12 @@ from cmae_mm.benchmark.failures import INSIDE, OUTSIDE, judge, judge_slurm, last
     [
         (1, "OSError: [Errno 28] No space left on device: 'x'", OUTSIDE, "No space left"),
         (1, "OSError: [Errno 5] Input/output error", OUTSIDE, "Input/output"),
-        (2, "error: https://a/b: not downloaded, a.b cannot be reached; run the command again", OUTSIDE, "not downloaded"),
+        (
+            2,
+            "error: https://a/b: not downloaded, a.b cannot be reached; run the command again",
+            OUTSIDE,
+            "not downloaded",
+        ),
         (1, "ConnectionResetError: [Errno 104] Connection reset by peer", OUTSIDE, "reset"),
         (
             1,

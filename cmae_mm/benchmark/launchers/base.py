@@ -39,6 +39,10 @@ class Launcher(ABC):
         """Returns: Whether a stage can be started now."""
 
     @abstractmethod
+    def command(self, stage: Stage) -> list[str]:
+        """Returns: The command of a stage with what this launcher adds for several processes or fewer GPUs."""
+
+    @abstractmethod
     def start(self, stage: Stage, after: Collection[str]) -> None:
         """Start a stage.
 

@@ -71,6 +71,11 @@ class LocalLauncher(Launcher):
             return len(self._free()) >= wanted
         return sum(not running.gpus for running in self._running.values()) < self.jobs
 
+    def command(self, stage: Stage) -> list[str]:
+        """Returns: The plain command, or torchrun with a process for each GPU."""
+        processes = self._wanted(stage)
+        return keep_batch(stage, several(stage, processes), max(1, processes))
+
     def start(self, stage: Stage, after: Collection[str]) -> None:
         """Start a runner in a session of its own."""
         gpus = self._free()[: self._wanted(stage)]
@@ -80,8 +85,7 @@ class LocalLauncher(Launcher):
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
         if self.gpus:
             environment |= {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "PORT": str(port)}
-        command = keep_batch(stage, several(stage, len(gpus)), max(1, len(gpus)))
-        job = write_job(self.state, stage, command, environment)
+        job = write_job(self.state, stage, self.command(stage), environment)
         process = subprocess.Popen(
             [sys.executable, "-m", "cmae_mm.benchmark.runner", str(job)],
             stdin=subprocess.DEVNULL,
