@@ -125,7 +125,7 @@ class Scheduler:
         self._block(stage)
 
     def _failure(self, ended: Ended, state: dict[str, object]) -> Failure:
-        if state.get("status") == "failed":
+        if state.get("status") == "failed" and not ended.state.startswith("CANCELLED"):
             return Failure(str(state.get("reason_kind", INSIDE)), str(state.get("reason", "")))
         log = self.state.log(ended.stage)
         text = log.read_text(errors="replace")[-(1 << 16) :] if log.exists() else ""

@@ -158,9 +158,9 @@ class SlurmLauncher(Launcher):
                 self._gone.pop(name, None)
                 continue
             since = self._gone.setdefault(name, now)
-            told = self.state.read(stage).get("status") in ("done", "failed")
-            state = "" if told else _final_state(number)
-            if told or state not in ("", "COMPLETED") or now - since >= self.grace:
+            told = self.state.read(stage).get("status")
+            state = "" if told == "done" else _final_state(number)
+            if told in ("done", "failed") or state not in ("", "COMPLETED") or now - since >= self.grace:
                 del self._jobs[name], self._gone[name]
                 over.append(Ended(stage, None, state))
         return over

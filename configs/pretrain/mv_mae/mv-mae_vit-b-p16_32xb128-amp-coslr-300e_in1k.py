@@ -1,4 +1,4 @@
-"""Multi-View MAE, ViT-B/16, 300 epochs, 32 GPUs x 128 images = batch 4096: what its ablations here change one thing of."""
+"""Multi-View MAE, ViT-B/16, 300 epochs, 32 GPUs x 128 images = batch 4096: its ablations change one thing of this."""
 
 from mmengine.config import read_base
 
