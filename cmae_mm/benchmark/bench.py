@@ -11,11 +11,12 @@ from cmae_mm.benchmark.dry_run import describe, hours_table
 from cmae_mm.benchmark.launchers.base import Launcher
 from cmae_mm.benchmark.launchers.local import LocalLauncher
 from cmae_mm.benchmark.launchers.slurm import SlurmLauncher
-from cmae_mm.benchmark.plan import Plan, chosen, with_commands
+from cmae_mm.benchmark.plan import Plan
 from cmae_mm.benchmark.progress import clock, total_remaining
 from cmae_mm.benchmark.recipe import ROOT, Recipe
 from cmae_mm.benchmark.retrying import Retries
 from cmae_mm.benchmark.scheduler import Scheduler
+from cmae_mm.benchmark.selecting import chosen, with_commands
 from cmae_mm.benchmark.stages import Stage
 from cmae_mm.benchmark.state import StateFolder, locked, write_json
 from cmae_mm.errors import UserError

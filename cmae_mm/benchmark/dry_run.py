@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 
 from cmae_mm.benchmark.launchers.base import Launcher
-from cmae_mm.benchmark.plan import KINDS, shown
+from cmae_mm.benchmark.plan import KINDS
 from cmae_mm.benchmark.progress import clock
 from cmae_mm.benchmark.recipe import Recipe
+from cmae_mm.benchmark.selecting import shown
 from cmae_mm.benchmark.stages import Stage
 
 

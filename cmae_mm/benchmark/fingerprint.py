@@ -96,10 +96,18 @@ def _stamp(path: Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
+def _tree(path: Path) -> ast.Module | None:
+    """What a file says; None while it is no valid Python, as in the middle of an edit."""
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return None
+
+
 @functools.cache
 def _imports(path: Path, stamp: tuple[int, int]) -> tuple[Path, ...]:
     files: list[Path] = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(_tree(path) or ast.Module([], [])):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 files += _files(alias.name)
@@ -129,7 +137,9 @@ def _files(module: str, *names: str) -> Iterator[Path]:
 @functools.cache
 def _meaning(path: Path, stamp: tuple[int, int]) -> str:
     """The code of a file without comments, layout and docstrings."""
-    tree = ast.parse(path.read_bytes())
+    tree = _tree(path)
+    if tree is None:
+        return path.read_bytes().hex()
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             first = node.body[0] if node.body else None

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from cmae_mm.benchmark.recipe import ROOT, Backbone, Cost, Evaluation, Recipe, Task
 from cmae_mm.benchmark.stages import Stage, suite, tool
-from cmae_mm.errors import UserError
 
 RESULT_FILES = {"test": "test_result.json", "dense_knn": "test_result.json"}
 """Where programs write their metrics, if not in ``result.json``."""
@@ -79,6 +75,14 @@ class Plan:
         cost = Cost(seconds=self.recipe.data_seconds)
         return Stage("data", "render the data", "data", argv, makes=self._manifest(), cost=cost)
 
+    def _source(self, source: str) -> tuple[str, tuple[Path, ...]]:
+        """Given weights, and the files that they are: a path is one below the data, or of the current folder."""
+        if "://" in source:
+            return source, ()
+        below = self._data_root() / source
+        path = below if below.exists() or not Path(source).exists() else Path(source).absolute()
+        return str(path), (path,)
+
     def _train(self, config: str, data: str, work: Path, seed: int) -> tuple[str, ...]:
         words = ("--work-dir", work, "--data-root", self._data_root() / data, "--seed", seed)
         return (str(ROOT / config), *map(str, words))
@@ -86,15 +90,15 @@ class Plan:
     def _backbone(self, backbone: Backbone, seed: int) -> list[Stage]:
         file, own = self.backbone_file(backbone, seed), self._own(backbone, seed)
         if backbone.source:
-            argv = suite("import", backbone.source, "--out", file, "--force", *backbone.import_options)
-            local = Path(backbone.source)
-            inputs = (local.absolute(),) if "://" not in backbone.source and local.is_file() else ()
-            title = f"import {backbone.method} ({backbone.source.rpartition('/')[2]})"
+            source, inputs = self._source(backbone.source)
+            argv = suite("import", source, "--out", file, "--force", *backbone.import_options)
+            title = f"import {backbone.method} ({source.rpartition('/')[2]})"
             return [
                 Stage(
-                    f"{own}.import", title, "import", argv, (), (file,), cost=Cost(seconds=8), inputs=inputs
+                    f"{own}.import", title, "import", argv, (), (file,), cost=Cost(seconds=8), inputs=inputs,
+                    labels=(backbone.name,),
                 )
-            ]
+            ]  # fmt: skip
         work = self.run_dir(backbone, "pretrain", seed)
         checkpoint, picture = work / "last.pth", self.out / "pictures" / f"views-{own}.png"
         argv = (*tool("train"), *self._train(backbone.config, backbone.data, work, seed), "--resume")
@@ -105,17 +109,18 @@ class Plan:
             (work / "result.json", checkpoint), work, backbone.cost, backbone.config, self._manifest(),
             self._data_root() / backbone.data, work / "result.json",
             self._record(backbone, "pretrain", seed, work, ((picture, "reconstructions"),)),
+            labels=(backbone.name,),
         )  # fmt: skip
         to_file = Stage(
             f"{own}.import", f"backbone file of {about}", "import",
             suite("import", checkpoint, "--out", file, "--force"), (train.name,), (file,),
-            cost=Cost(seconds=8), inputs=(checkpoint,),
+            cost=Cost(seconds=8), inputs=(checkpoint,), labels=(backbone.name,),
         )  # fmt: skip
         draw = (*tool("visualize_pretraining", ROOT / backbone.config, checkpoint), "--data-root")
         draw += (str(self._data_root() / backbone.data), "--out", str(picture), *_options(backbone.options))
         views = Stage(
             f"{own}.views", f"picture the views of {about}", "pictures", draw, (train.name,), (picture,),
-            cost=Cost(seconds=10), config=backbone.config, inputs=(checkpoint,),
+            cost=Cost(seconds=10), config=backbone.config, inputs=(checkpoint,), labels=(backbone.name,),
         )  # fmt: skip
         return [train, to_file, views]
 
@@ -143,7 +148,7 @@ class Plan:
         title = f"{task.title}, {backbone.variant or backbone.method}"
         run = Stage(
             name, title, "transfer", argv, needs, makes, work, task.cost, task.config, inputs,
-            self._data_root() / task.data, result, record,
+            self._data_root() / task.data, result, record, (backbone.name, task.name),
         )  # fmt: skip
         return [run, *(self._evaluation(run, backbone, task, evaluation) for evaluation in task.evaluations)]
 
@@ -169,6 +174,7 @@ class Plan:
         return Stage(
             f"{run.name}-{evaluation.name}", f"{evaluation.title}, {backbone.variant or backbone.method}", "evaluate",
             argv, (run.name,), (result,), work, evaluation.cost, task.config, (checkpoint,), data, result, record,
+            (backbone.name, task.name),
         )  # fmt: skip
 
     def _picture(self, backbone: Backbone, task: Task) -> Path:
@@ -190,6 +196,7 @@ class Plan:
             "pictures", (*tool(f"visualize_{task.pictures}", *words), *_options(task.options)),
             (f"{backbone.name}-seed{seed}.{task.name}",), (picture,),
             cost=Cost(seconds=12), config=task.config, inputs=(checkpoint,), data=self._data_root() / task.data,
+            labels=(backbone.name, task.name),
         )  # fmt: skip
 
     def _record(
@@ -231,68 +238,3 @@ def _about_task(task: Task, title: str, protocol: str, metrics: Sequence[str], c
 
 def _options(options: Sequence[str]) -> tuple[str, ...]:
     return ("--cfg-options", *options) if options else ()
-
-
-def chosen(stages: Sequence[Stage], words: Sequence[str]) -> list[Stage]:
-    """Keep the stages that words of ``--only`` name, and what they need.
-
-    Args:
-        stages: Of a plan, in order.
-        words: Kinds of stages, or patterns of names of backbones, tasks or stages.
-
-    Returns:
-        The stages, in order; all without words.
-
-    Raises:
-        UserError: If a word names nothing.
-    """
-    if not words:
-        return list(stages)
-    by_name = {stage.name: stage for stage in stages}
-    open_: list[str] = []
-    for word in words:
-        found = [stage.name for stage in stages if any(fnmatch(name, word) for name in _names(stage))]
-        if not found:
-            some = ", ".join(dict.fromkeys(name for stage in stages for name in _names(stage)[:-1]))
-            raise UserError(f"--only {word}: names no stage of this recipe; it has {some}")
-        open_ += found
-    kept: set[str] = set()
-    while open_:
-        name = open_.pop()
-        if name not in kept:
-            kept.add(name)
-            open_ += by_name[name].needs
-    return [stage for stage in stages if stage.name in kept]
-
-
-def _names(stage: Stage) -> list[str]:
-    about = stage.record or {}
-    return [stage.kind, *(str(about[k]) for k in ("backbone_name", "task_name") if k in about), stage.name]
-
-
-def with_commands(stages: Sequence[Stage]) -> list[Stage]:
-    """Let each record name the commands that lead to it, in order.
-
-    Args:
-        stages: Each after what it needs.
-
-    Returns:
-        The same stages.
-    """
-    chains: dict[str, list[list[str]]] = {}
-    made = []
-    for stage in stages:
-        before = [c for need in stage.needs for c in chains[need]]
-        chains[stage.name] = [*(c for i, c in enumerate(before) if c not in before[:i]), shown(stage.argv)]
-        record = None if stage.record is None else {**stage.record, "command": chains[stage.name]}
-        made.append(replace(stage, record=record))
-    return made
-
-
-def shown(argv: Sequence[str]) -> list[str]:
-    """Returns: A command as a person types it in the project's folder."""
-    words = ["python" if word == sys.executable else word.removeprefix(f"{ROOT}/") for word in argv]
-    place = words.index("-m") if "-m" in words else -1
-    if words[0] == "python" and words[place : place + 2] == ["-m", "cmae_mm"]:
-        return ["cmae-mm", *words[place + 2 :]]
-    return words

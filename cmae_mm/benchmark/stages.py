@@ -38,6 +38,7 @@ class Stage:
         data: Folder of the data that it reads.
         result: JSON file with the metrics; None if there are none.
         record: What its record says beside what the run wrote; None if it gets no record.
+        labels: Names of its backbone and task, by which ``--only`` finds it.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Stage:
     data: Path | None = None
     result: Path | None = None
     record: Mapping[str, Any] | None = field(default=None, compare=False, hash=False)
+    labels: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:

@@ -127,6 +127,7 @@ def test_nothing_changed_nothing_runs(project):
         ("cmae_mm/engine/runner.py", "1", "2", "code", (PRETRAIN, *COCO, *ADE)),
         ("cmae_mm/checkpoints/commands.py", "1", "2", "code", (FILE,)),
         ("tools/visualize_detections.py", "main", "main\nx = 1", "code", (PICTURES,)),
+        ("cmae_mm/transfer/coco.py", "A = 1", "A = (", "code", (*COCO, PICTURES)),  # in the middle of an edit
         ("cmae_mm/cli.py", "1", "2", "", ()),
         ("cmae_mm/pretrain/cmae.py", "Words.", "Other words.", "", ()),
         ("configs/pre.py", "import CMAE", "import CMAE  # a comment", "", ()),

@@ -6,9 +6,10 @@ import pytest
 
 from cmae_mm.benchmark.bench import seeds_of
 from cmae_mm.benchmark.costs import cost_of
-from cmae_mm.benchmark.plan import Plan, chosen, with_commands
+from cmae_mm.benchmark.plan import Plan
 from cmae_mm.benchmark.reading import RECIPES, library, load_recipe
 from cmae_mm.benchmark.recipe import Cost
+from cmae_mm.benchmark.selecting import chosen, with_commands
 from cmae_mm.errors import UserError
 
 OWN = """
@@ -255,13 +256,32 @@ def test_given_weights_are_imported_and_evaluations_follow(tmp_path):
     assert "random-mini-seed0.ade" not in stages
 
 
+def test_a_path_to_weights_is_below_the_data_or_here(tmp_path, monkeypatch):
+    (tmp_path / "sets" / "weights").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    text = OWN.replace('"cmae-mini"', '{ name = "given", method = "Y", source = "weights/y.pth" }')
+    recipe = load_recipe(written(tmp_path, text.replace('command = "mini"', 'root = "sets"')))
+
+    def source():
+        return next(s for s in Plan(recipe, tmp_path / "out", (0,)).stages if s.kind == "import").inputs
+
+    below, here = tmp_path / "sets" / "weights" / "y.pth", tmp_path / "weights" / "y.pth"
+    assert source() == (below,)  # named in the message when it is nowhere
+    here.parent.mkdir()
+    here.touch()
+    assert source() == (here,)
+    below.touch()
+    assert source() == (below,)
+
+
 def test_only_keeps_what_is_named_and_what_it_needs(recipe, tmp_path):
     stages = Plan(recipe, tmp_path, (0,)).stages
     names = {s.name for s in chosen(stages, ["mini-coco"])}
     assert names == {
         "data", "cmae-mini-seed0.pretrain", "cmae-mini-seed0.import", "random-mini-seed0.mini-coco",
-        "cmae-mini-seed0.mini-coco",
+        "cmae-mini-seed0.mini-coco", "cmae-mini.mini-coco-pictures",
     }  # fmt: skip
+    assert "cmae-mini-seed0.views" in {s.name for s in chosen(stages, ["cmae-mini"])}
     assert {s.name for s in chosen(stages, ["random-*"])} == {"data"} | {
         f"random-mini-seed0.{task.name}" for task in recipe.tasks
     }
