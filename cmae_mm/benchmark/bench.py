@@ -129,8 +129,14 @@ def run_bench(recipe: Recipe, request: Request) -> int:
     recipe, stages = planned(recipe, request)
     _check_data(recipe)
     _prepare(request.out)
-    with locked(request.out):
-        return _run(recipe, stages, request)
+    try:
+        with locked(request.out):
+            return _run(recipe, stages, request)
+    except OSError as error:
+        raise UserError(
+            f"{request.out}: cannot be written or read ({error.strerror or error}); what was saved is kept, make it work "
+            f"and run the same command"
+        ) from error
 
 
 def _check_data(recipe: Recipe) -> None:

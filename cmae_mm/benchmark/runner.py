@@ -11,6 +11,7 @@ import ctypes
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -61,6 +62,29 @@ def write_job(folder: StateFolder, stage: Stage, command: list[str], environment
     }
     write_json(path, value)
     return path
+
+
+def left_behind(folder: StateFolder, stage: Stage) -> int | None:
+    """Find a runner of a stage that goes on although the benchmark that started it is gone.
+
+    Args:
+        folder: State files.
+        stage: Which stage.
+
+    Returns:
+        Its process number on this machine; 0 if it is on another; None if there is none.
+    """
+    path = folder.folder / f"{stage.name}.lock"
+    try:
+        with open(path) as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                host, _, number = handle.read().partition(" ")
+                return int(number or 0) if host == socket.gethostname() else 0
+    except OSError:
+        pass
+    return None
 
 
 @dataclass
@@ -120,6 +144,9 @@ def _alone(path: Path) -> Iterator[int]:
     """Wait for a runner of the same stage that an earlier, killed benchmark left behind; gives the held file."""
     with open(path, "a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.truncate(0)
+        handle.write(f"{socket.gethostname()} {os.getpid()}")
+        handle.flush()
         yield handle.fileno()
 
 

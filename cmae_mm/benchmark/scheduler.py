@@ -30,11 +30,11 @@ class Scheduler:
         launcher: Launcher,
         retries: Retries | None = None,
     ) -> None:
-        self.stages, self.state, self.launcher = list(stages), state, launcher
+        self.stages, self.state, self.launcher = [launcher.timed(s) for s in stages], state, launcher
         self.retries = retries or Retries()
         self.line = ProgressLine(str(state.out))
         self.done: set[str] = set()
-        for stage in stages:  # a result counts only while everything that it was made from counts
+        for stage in self.stages:  # a result counts only while everything that it was made from counts
             if set(stage.needs) <= self.done and state.finished(stage):
                 self.done.add(stage.name)
         self.failed: dict[str, Failure] = {}
@@ -96,9 +96,10 @@ class Scheduler:
 
     def _start(self, stage: Stage) -> None:
         self._again.pop(stage.name, None)
-        self.launcher.start(stage, [name for name in stage.needs if name in self._running])
+        remark = self.launcher.start(stage, [name for name in stage.needs if name in self._running])
         self._running[stage.name] = (stage, time.monotonic())
-        self.line.event(f"start  {stage.title} (about {clock(stage.seconds * self._speed())})")
+        about = f"about {clock(stage.seconds * self._speed())}"
+        self.line.event(f"start  {stage.title} ({', '.join(filter(None, (about, remark)))})")
 
     def _finish(self, ended: Ended) -> None:
         stage = ended.stage

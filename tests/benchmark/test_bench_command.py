@@ -105,6 +105,17 @@ def test_missing_data_and_unusable_folders_are_named(tmp_path):
         run_bench(load_recipe("mini"), Request(tmp_path / "file" / "out"))
 
 
+def test_a_full_disk_is_one_sentence(small, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_json", full)
+    with pytest.raises(
+        UserError, match=r"out: cannot be written or read \(No space left on device\); what was saved"
+    ):
+        run_bench(small, Request(tmp_path / "out", jobs=1))
+
+
 def test_data_root_replaces_the_data_of_the_recipe(tmp_path):
     _, stages = planned(load_recipe("mini"), Request(tmp_path, data_root="/sets"))
     assert all(stage.kind != "data" for stage in stages)

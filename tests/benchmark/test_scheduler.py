@@ -7,11 +7,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from cmae_mm.benchmark.launchers.local import LocalLauncher
 from cmae_mm.benchmark.retrying import Retries
 from cmae_mm.benchmark.scheduler import Scheduler
 from cmae_mm.benchmark.state import StateFolder, read_json
@@ -278,6 +280,31 @@ def test_sigterm_stops_the_programs_and_their_children(tmp_path):
     assert "Traceback" not in errors
     for pid in pids.read_text().split()[:2]:
         wait_for(lambda pid=pid: not alive(int(pid)))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_run_left_behind_is_waited_for_or_stopped(bench, capsys, same):
+    """A benchmark was killed; its program goes on. It is never run twice at once."""
+    gate = bench.root / "go"
+    wait = f"end=time.time()+20\nwhile not os.path.exists({str(gate)!r}) and time.time()<end: time.sleep(.02)"
+    stage = bench.stage("a", body=wait)
+    first = LocalLauncher(bench.state(), 1, [])
+    assert first.start(stage, []) == ""
+    wait_for(lambda: (bench.root / "events").exists())
+    if same:
+        threading.Timer(0.5, gate.touch).start()
+    else:
+        stage = bench.stage("a")
+    scheduler = Scheduler([stage], bench.state(), LocalLauncher(bench.state(), 1, []), Retries(0))
+    assert scheduler.run()
+    said = capsys.readouterr().out
+    if same:
+        assert "waits for an earlier run of it" in said
+        assert bench.started == ["a"]
+    else:
+        assert "an earlier version of it still ran and was stopped" in said
+        assert bench.events == ["start a", "start a", "end a"]
+    wait_for(lambda: first.ended())
 
 
 def test_the_log_keeps_what_earlier_attempts_said(bench):

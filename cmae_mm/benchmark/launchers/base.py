@@ -43,12 +43,15 @@ class Launcher(ABC):
         """Returns: The command of a stage with what this launcher adds for several processes or fewer GPUs."""
 
     @abstractmethod
-    def start(self, stage: Stage, after: Collection[str]) -> None:
+    def start(self, stage: Stage, after: Collection[str]) -> str:
         """Start a stage.
 
         Args:
             stage: To start.
             after: Names of running stages that must end well before.
+
+        Returns:
+            A remark for people; mostly empty.
         """
 
     @abstractmethod
@@ -58,6 +61,10 @@ class Launcher(ABC):
     @abstractmethod
     def stop(self, names: Collection[str] | None = None) -> None:
         """Stop running stages: those named, or all."""
+
+    def timed(self, stage: Stage) -> Stage:
+        """Returns: The stage with the duration that is expected here."""
+        return stage
 
     def adopt(self, stages: Sequence[Stage]) -> list[Stage]:
         """Find stages that an earlier benchmark handed over and that still run.

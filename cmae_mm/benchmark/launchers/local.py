@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cmae_mm.benchmark.launchers.base import Ended, Launcher, keep_batch, several
-from cmae_mm.benchmark.runner import write_job
+from cmae_mm.benchmark.runner import left_behind, write_job
 from cmae_mm.benchmark.stages import Stage
 from cmae_mm.benchmark.state import StateFolder
 
@@ -76,8 +76,28 @@ class LocalLauncher(Launcher):
         processes = self._wanted(stage)
         return keep_batch(stage, several(stage, processes), max(1, processes))
 
-    def start(self, stage: Stage, after: Collection[str]) -> None:
+    def timed(self, stage: Stage) -> Stage:
+        """Returns: The stage with the time that its GPU hours take on the GPUs of this machine."""
+        if not (stage.cost.gpu_hours and self.gpus):
+            return stage
+        seconds = stage.cost.gpu_hours * 3600 / max(1, self._wanted(stage))
+        return replace(stage, cost=replace(stage.cost, seconds=seconds))
+
+    def _make_way(self, stage: Stage) -> str:
+        """A runner that a killed benchmark left behind is waited for if it does the same, and else stopped."""
+        process = left_behind(self.state, stage)
+        if process is None:
+            return ""
+        before = self.state.read(stage).get("parts") or {}
+        same = all(before.get(name) == value for name, value in self.state.static_parts(stage).items())
+        if same or not process:
+            return "waits for an earlier run of it, which still goes on"
+        _kill(process, signal.SIGTERM)
+        return "an earlier version of it still ran and was stopped"
+
+    def start(self, stage: Stage, after: Collection[str]) -> str:
         """Start a runner in a session of its own."""
+        remark = self._make_way(stage)
         gpus = self._free()[: self._wanted(stage)]
         ports = {running.port for running in self._running.values()}
         port = next(p for p in range(_FIRST_PORT, _FIRST_PORT + 1000) if p not in ports)
@@ -92,6 +112,7 @@ class LocalLauncher(Launcher):
             start_new_session=True,
         )
         self._running[stage.name] = _Running(stage, process, gpus, port)
+        return remark
 
     def ended(self) -> list[Ended]:
         """Returns: The stages whose runners ended."""

@@ -124,7 +124,7 @@ class SlurmLauncher(Launcher):
             argv = ["srun", "--kill-on-bad-exit=1", f"--cpus-per-task={self.words.cpus_per_gpu}", *argv]
         return keep_batch(stage, argv, max(1, stage.cost.gpus))
 
-    def start(self, stage: Stage, after: Collection[str]) -> None:
+    def start(self, stage: Stage, after: Collection[str]) -> str:
         """Submit a job; it starts once the jobs before it have ended well."""
         threads = str(self.words.cpus_per_gpu if stage.cost.gpus else 1)
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
@@ -135,7 +135,9 @@ class SlurmLauncher(Launcher):
         needs = [self._jobs[name][1] for name in after if name in self._jobs]
         depend = [f"--dependency=afterok:{':'.join(needs)}", "--kill-on-invalid-dep=yes"] if needs else []
         answer = run_command(["sbatch", "--parsable", *depend, str(path)])
-        self._jobs[stage.name] = (stage, answer.strip().split(";")[0])
+        number = answer.strip().split(";")[0]
+        self._jobs[stage.name] = (stage, number)
+        return f"job {number}"
 
     def adopt(self, stages: Sequence[Stage]) -> list[Stage]:
         """Find jobs of these stages in the queue, by their names."""
