@@ -134,8 +134,8 @@ def run_bench(recipe: Recipe, request: Request) -> int:
             return _run(recipe, stages, request)
     except OSError as error:
         raise UserError(
-            f"{request.out}: cannot be written or read ({error.strerror or error}); what was saved is kept, make it work "
-            f"and run the same command"
+            f"{request.out}: cannot be written or read ({error.strerror or error}); what was saved is kept, "
+            f"make it work and run the same command"
         ) from error
 
 

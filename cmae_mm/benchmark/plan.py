@@ -120,7 +120,8 @@ class Plan:
         draw += (str(self._data_root() / backbone.data), "--out", str(picture), *_options(backbone.options))
         views = Stage(
             f"{own}.views", f"picture the views of {about}", "pictures", draw, (train.name,), (picture,),
-            cost=Cost(seconds=10, gpus=min(1, backbone.cost.gpus)), config=backbone.config, inputs=(checkpoint,), labels=(backbone.name,),
+            cost=Cost(seconds=10, gpus=min(1, backbone.cost.gpus)),
+            config=backbone.config, inputs=(checkpoint,), labels=(backbone.name,),
         )  # fmt: skip
         return [train, to_file, views]
 
@@ -195,7 +196,8 @@ class Plan:
             f"{backbone.name}.{task.name}-pictures", f"picture {task.title}, {backbone.variant or backbone.method}",
             "pictures", (*tool(f"visualize_{task.pictures}", *words), *_options(task.options)),
             (f"{backbone.name}-seed{seed}.{task.name}",), (picture,),
-            cost=Cost(seconds=12, gpus=min(1, task.cost.gpus)), config=task.config, inputs=(checkpoint,), data=self._data_root() / task.data,
+            cost=Cost(seconds=12, gpus=min(1, task.cost.gpus)),
+            config=task.config, inputs=(checkpoint,), data=self._data_root() / task.data,
             labels=(backbone.name, task.name),
         )  # fmt: skip
 
