@@ -98,7 +98,9 @@ def _add_transfer(commands: argparse._SubParsersAction) -> None:
         "--preset", default="full", help="full: published protocols; short; mini (default: %(default)s)"
     )
     transfer.add_argument("--name", default="", help="name of the row (default: that of the file)")
-    transfer.add_argument("--arch", default="ViT-B/16", help="architecture (default: %(default)s)")
+    transfer.add_argument(
+        "--arch", default="", help="architecture (default: what the file says, or ViT-B/16)"
+    )
     _add_bench_words(transfer, "work_dirs/transfer/NAME")
     transfer.set_defaults(run=_transfer)
 

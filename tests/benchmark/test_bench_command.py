@@ -12,7 +12,7 @@ from cmae_mm.benchmark.bench import Request, dry_run, planned, run_bench
 from cmae_mm.benchmark.plan import Plan
 from cmae_mm.benchmark.reading import load_recipe
 from cmae_mm.benchmark.stages import Stage
-from cmae_mm.benchmark.transfer import transfer_recipe
+from cmae_mm.benchmark.transfer import arch_of, transfer_recipe
 from cmae_mm.cli import run
 from cmae_mm.errors import UserError
 
@@ -143,6 +143,25 @@ def test_one_command_transfers_ones_own_encoder(tmp_path, capsys):
     task, backbone = recipe.tasks[0], recipe.backbones[0]
     assert (task.protocol, backbone.method, backbone.source) == ("DET-VITDET", "Mine", str(weights))
     assert transfer_recipe("hf://a/b/c.safetensors", ["coco"], "short", "", "ViT-B/16").name == "c"
+
+
+def backbone_file(path, **fields):
+    about = {"kind": "vit", "width": 1024, "depth": 24, "patch": 16, **fields}
+    text = json.dumps({"__metadata__": {"cmae_mm": json.dumps(about)}}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    return str(path)
+
+
+def test_the_architecture_is_read_from_the_file(tmp_path):
+    large = backbone_file(tmp_path / "l.safetensors")
+    assert transfer_recipe(large, ["coco"], "full", "", "").tasks[0].name == "coco-vitdet-l"
+    odd = backbone_file(tmp_path / "o.safetensors", width=7)
+    for path in (odd, __file__, backbone_file(tmp_path / "d.safetensors")[:-1], "hf://a/b/c.pth"):
+        assert arch_of(path) == ""
+    (tmp_path / "huge").write_bytes(b"\xff" * 16)
+    assert arch_of(str(tmp_path / "huge")) == ""
+    assert transfer_recipe(odd, ["coco"], "full", "", "").tasks[0].name == "coco-vitdet-b"
+    assert transfer_recipe(odd, ["coco"], "mini", "", "").tasks[0].name == "mini-coco"
 
 
 @pytest.mark.parametrize(
