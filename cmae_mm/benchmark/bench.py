@@ -171,7 +171,9 @@ def _run(recipe: Recipe, stages: list[Stage], request: Request) -> int:
     launcher = launcher_of(request, recipe, state)
     scheduler = Scheduler(stages, state, launcher, Retries(request.retries))
     open_ = [stage for stage in stages if stage.name not in scheduler.done]
-    write_json(out / "benchmark.json", about(recipe, stages, request))
+    plan = about(recipe, Plan(recipe, out, request.seeds or recipe.seeds).stages, request)
+    write_json(out / "plans" / f"{recipe.name}.json", plan)  # several recipes may share the folder
+    write_json(out / "benchmark.json", plan)
     if open_:
         _announce(recipe, open_, scheduler, launcher)
     complete = scheduler.run()
@@ -217,8 +219,9 @@ def about(recipe: Recipe, stages: Sequence[Stage], request: Request) -> dict[str
         request: How.
 
     Returns:
-        Plain data for ``benchmark.json``.
+        Plain data for ``benchmark.json``: rows of the table, records in its order, and which runs belong to it.
     """
+    belong = {(str(s.record["backbone_name"]), str(s.record["task_name"])) for s in stages if s.record}
     rows: dict[tuple[object, ...], dict[str, object]] = {}
     records = []
     for stage in stages:
@@ -237,4 +240,5 @@ def about(recipe: Recipe, stages: Sequence[Stage], request: Request) -> dict[str
         "command": list(request.command),
         "planned": list(rows.values()),
         "records": records,
+        "rows": sorted(map(list, belong)),
     }

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cmae_mm.benchmark.given import header_of
 from cmae_mm.benchmark.recipe import ROOT, Backbone, Cost, Evaluation, Recipe, Task
 from cmae_mm.benchmark.stages import Stage, suite, tool
 
@@ -40,7 +41,7 @@ class Plan:
         self.stages += pictures
 
     def _pretraining_seeds(self, backbone: Backbone) -> tuple[int, ...]:
-        if backbone.is_random:
+        if backbone.is_random or self._ready_made(backbone):
             return ()
         return self.seeds if backbone.config and self.recipe.pretrain_each_seed else self.seeds[:1]
 
@@ -61,7 +62,13 @@ class Plan:
 
     def backbone_file(self, backbone: Backbone, seed: int) -> Path:
         """Returns: The backbone file that a run of a seed starts from."""
-        return self.out / "backbones" / f"{self._own(backbone, seed)}.safetensors"
+        given = self._ready_made(backbone)
+        return given or self.out / "backbones" / f"{self._own(backbone, seed)}.safetensors"
+
+    def _ready_made(self, backbone: Backbone) -> Path | None:
+        """The file of given weights that need no import."""
+        files = self._source(backbone.source)[1] if backbone.source else ()
+        return next((file for file in files if header_of(file)), None)
 
     def run_dir(self, backbone: Backbone, task: str, seed: int) -> Path:
         """Returns: The work dir of a run."""
@@ -134,7 +141,9 @@ class Plan:
         if not backbone.is_random:
             file = self.backbone_file(backbone, seed)
             argv += ("--backbone", str(file))
-            needs, inputs = (f"{self._own(backbone, seed)}.import", *needs), (file, *inputs)
+            inputs = (file, *inputs)
+            if not self._ready_made(backbone):
+                needs = (f"{self._own(backbone, seed)}.import", *needs)
         argv += (*task.arguments, *_options(task.options))
         result = work / RESULT_FILES.get(task.program, "result.json")
         makes = (result, work / "last.pth") if task.program == "train" else (result,)

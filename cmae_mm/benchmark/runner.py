@@ -24,7 +24,7 @@ from typing import Any
 
 from cmae_mm.benchmark import fingerprint
 from cmae_mm.benchmark.failures import judge
-from cmae_mm.benchmark.records import write_record
+from cmae_mm.benchmark.records import record_path, write_record
 from cmae_mm.benchmark.stages import PROGRESS_FILE, Stage, moving_parts
 from cmae_mm.benchmark.state import StateFolder, read_json, write_json
 
@@ -152,6 +152,8 @@ def _alone(path: Path) -> Iterator[int]:
 
 def _move_aside(job: Job, same: bool) -> None:
     """What an earlier, different version left in the work dir is kept under another name, never continued."""
+    if not same:  # its number is no longer what the stage stands for
+        record_path(Path(job["out"]), job["name"]).unlink(missing_ok=True)
     work = job.work
     if work is None or not work.exists():
         return

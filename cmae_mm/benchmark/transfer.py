@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from cmae_mm.benchmark.given import arch_of
 from cmae_mm.benchmark.reading import LIBRARY, backbone_of, library, read_toml, task_of
 from cmae_mm.benchmark.recipe import Recipe, Task
 from cmae_mm.errors import UserError
@@ -16,14 +15,6 @@ PRESETS = LIBRARY / "presets.toml"
 """Which task of the library each word means, by preset and architecture."""
 
 USUAL_ARCH = "ViT-B/16"
-_ARCHES = {
-    ("vit", 384, 12, 16): "ViT-S/16",
-    ("vit", 768, 12, 16): "ViT-B/16",
-    ("vit", 1024, 24, 16): "ViT-L/16",
-    ("vit", 1280, 32, 14): "ViT-H/14",
-    ("vit", 128, 6, 8): "ViT-mini/8",
-}
-_MOST_HEADER = 1 << 26
 
 
 def transfer_recipe(reference: str, tasks: Sequence[str], preset: str, name: str, arch: str) -> Recipe:
@@ -71,25 +62,6 @@ def transfer_recipe(reference: str, tasks: Sequence[str], preset: str, name: str
         backbones=(backbone_of({"name": label, "method": title, "arch": arch, "source": source}),),
         tasks=tuple(_task(word.strip(), by_task, preset) for word in tasks),
     )
-
-
-def arch_of(reference: str) -> str:
-    """Read the architecture from the header of a backbone file.
-
-    Args:
-        reference: Path of any file, or an address.
-
-    Returns:
-        Its name in tables; empty if it is no backbone file, or one of another size.
-    """
-    try:
-        with open(reference, "rb") as handle:  # safetensors: length, then JSON
-            length = int.from_bytes(handle.read(8), "little")
-            header: Any = json.loads(handle.read(length)) if length < _MOST_HEADER else {}
-        about = json.loads(header["__metadata__"]["cmae_mm"])
-        return _ARCHES.get((about["kind"], about["width"], about["depth"], about["patch"]), "")
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, MemoryError):
-        return ""
 
 
 def _task(word: str, by_task: dict[str, str], preset: str) -> Task:

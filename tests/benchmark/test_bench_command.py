@@ -9,12 +9,14 @@ import pytest
 
 from cmae_mm.benchmark import bench as module
 from cmae_mm.benchmark.bench import Request, dry_run, planned, run_bench
+from cmae_mm.benchmark.given import arch_of
 from cmae_mm.benchmark.plan import Plan
-from cmae_mm.benchmark.reading import load_recipe
+from cmae_mm.benchmark.reading import RECIPES, load_recipe
 from cmae_mm.benchmark.stages import Stage
-from cmae_mm.benchmark.transfer import arch_of, transfer_recipe
+from cmae_mm.benchmark.transfer import transfer_recipe
 from cmae_mm.cli import run
 from cmae_mm.errors import UserError
+from cmae_mm.report.records import read_benchmark
 
 
 def test_dry_run_of_a_full_table(tmp_path, capsys, monkeypatch):
@@ -92,6 +94,17 @@ def test_a_run_ends_with_table_report_and_what_failed(small, tmp_path, capsys):
     about = json.loads((out / "benchmark.json").read_text())
     assert [row["variant"] for row in about["planned"]] == ["a", "b"]
     assert about["records"] == ["a", "b"]
+    assert about["rows"] == [["a", "t"], ["b", "t"]]
+    other = json.loads((out / "records" / "a.json").read_text()) | {
+        "name": "z",
+        "backbone_name": "z",
+        "seed": 5,
+    }
+    (out / "records" / "z.json").write_text(json.dumps(other))
+    assert len(read_benchmark(out).records) == 2  # z belongs to another recipe in the same folder
+    (out / "benchmark.json").write_text(json.dumps({"rows": [["z", "t"]]}))
+    assert [r.name for r in read_benchmark(out).records] == ["z"]
+    assert [r.name for r in read_benchmark(out, RECIPES / "mini.toml").records] == ["a", "b"]
     assert run_bench(small, Request(out, only=("a",), jobs=1)) == 0
     assert "everything was finished already" in capsys.readouterr().out
 
@@ -162,6 +175,15 @@ def test_the_architecture_is_read_from_the_file(tmp_path):
     assert arch_of(str(tmp_path / "huge")) == ""
     assert transfer_recipe(odd, ["coco"], "full", "", "").tasks[0].name == "coco-vitdet-b"
     assert transfer_recipe(odd, ["coco"], "mini", "", "").tasks[0].name == "mini-coco"
+
+
+def test_a_backbone_file_needs_no_import(tmp_path):
+    file = backbone_file(tmp_path / "l.safetensors")
+    stages = Plan(transfer_recipe(file, ["coco"], "full", "", ""), tmp_path / "out", (0,)).stages
+    assert [(s.kind, s.needs) for s in stages] == [("transfer", ()), ("pictures", ("l-seed0.coco-vitdet-l",))]
+    words = stages[0].argv
+    assert words[words.index("--backbone") + 1] == file
+    assert [str(path) for path in stages[0].inputs] == [file]
 
 
 @pytest.mark.parametrize(
