@@ -15,7 +15,7 @@ setup:  ## create .venv and install everything (first time: minutes; again: seco
 	@bash tools/setup.sh
 
 demo: setup  ## pretrain, transfer and report on small data made on the spot
-	@$(BIN)/cmae-mm demo $(ARGS)
+	@$(BIN)/cmae-mm bench configs/benchmark/mini.toml --out work_dirs/demo $(ARGS)
 
 test: setup  ## run the test suite
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
@@ -29,4 +29,4 @@ lint: setup  ## check format, style and types
 	@$(BIN)/mypy
 
 bench: setup  ## run a benchmark recipe: RECIPE=configs/benchmark/<name>.toml
-	@$(BIN)/cmae-mm demo --recipe $(RECIPE) --out work_dirs/bench/$(basename $(notdir $(RECIPE))) $(ARGS)
+	@$(BIN)/cmae-mm bench $(RECIPE) $(ARGS)

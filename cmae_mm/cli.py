@@ -62,7 +62,8 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=f"cmae-mm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_demo(commands)
+    _add_bench(commands)
+    _add_transfer(commands)
     _add_data(commands)
     _add_import(commands)
     _add_export(commands)
@@ -74,16 +75,53 @@ def run(argv: Sequence[str]) -> int:
     return int(args.run(args))
 
 
-def _add_demo(commands: argparse._SubParsersAction) -> None:
-    demo = commands.add_parser(
-        "demo", help="the whole way on embedded data: pretrain, export, transfer, table"
-    )
-    demo.add_argument("--out", default="work_dirs/demo", help="where everything goes (default: %(default)s)")
-    demo.add_argument(
-        "--recipe", help="another benchmark recipe (.toml; default: configs/benchmark/mini.toml)"
-    )
-    demo.add_argument("--seeds", type=int, nargs="+", help="random seeds (default: those of the recipe)")
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    bench = commands.add_parser("bench", help="a whole table: pretrain, import, transfer, evaluate, report")
+    bench.add_argument("recipe", help="recipe (.toml), or the name of one in configs/benchmark/")
+    _add_bench_words(bench, "work_dirs/bench/RECIPE")
+    bench.set_defaults(run=_bench)
+    demo = commands.add_parser("demo", help="the same for configs/benchmark/mini.toml, on embedded data")
+    demo.add_argument("--recipe", default="mini", help="another recipe (default: %(default)s)")
+    _add_bench_words(demo, "work_dirs/demo")
     demo.set_defaults(run=_demo)
+
+
+def _add_transfer(commands: argparse._SubParsersAction) -> None:
+    transfer = commands.add_parser("transfer", help="one's own encoder on ImageNet, COCO and ADE20K")
+    transfer.add_argument(
+        "--backbone", required=True, help="backbone file, or any checkpoint: path, https://... or hf://..."
+    )
+    transfer.add_argument(
+        "--tasks", default="linear,coco,ade20k", help="with commas: linear, finetune, coco, ade20k ..."
+    )
+    transfer.add_argument(
+        "--preset", default="full", help="full: published protocols; short; mini (default: %(default)s)"
+    )
+    transfer.add_argument("--name", default="", help="name of the row (default: that of the file)")
+    transfer.add_argument(
+        "--arch", default="", help="architecture (default: what the file says, or ViT-B/16)"
+    )
+    _add_bench_words(transfer, "work_dirs/transfer/NAME")
+    transfer.set_defaults(run=_transfer)
+
+
+def _add_bench_words(parser: argparse.ArgumentParser, out: str) -> None:
+    parser.add_argument("--out", help=f"where everything goes (default: {out})")
+    parser.add_argument("--data-root", help="folder of the data sets (default: the recipe's)")
+    parser.add_argument("--seeds", nargs="+", help="how many (3), or which (0,1,2); default: the recipe's")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="WORD",
+        help="kinds of stages, or names of backbones or tasks (* matches)",
+    )
+    parser.add_argument("--launcher", choices=["local", "slurm"], default="local", help="where stages run")
+    parser.add_argument("--sbatch", metavar="WORDS", help="further words for sbatch, such as '--partition=a'")
+    parser.add_argument("--jobs", type=int, help="programs without a GPU at a time (default: up to 2)")
+    parser.add_argument(
+        "--retries", type=int, default=3, help="further attempts after a failure from outside (%(default)s)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print plan, commands and GPU hours only")
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:
@@ -187,10 +225,21 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     report.set_defaults(run=_report)
 
 
-def _demo(args: argparse.Namespace) -> int:
-    from cmae_mm.benchmark.demo import run_demo
+def _bench(args: argparse.Namespace) -> int:
+    from cmae_mm.benchmark.command import bench_command
 
-    return run_demo(Path(args.out), args.recipe, args.seeds)
+    return bench_command(args)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    args.out = args.out or "work_dirs/demo"
+    return _bench(args)
+
+
+def _transfer(args: argparse.Namespace) -> int:
+    from cmae_mm.benchmark.command import transfer_command
+
+    return transfer_command(args)
 
 
 def _data_mini(args: argparse.Namespace) -> int:

@@ -1,6 +1,5 @@
 """The whole way through the house, for real, at the smallest size: every program of the demo once."""
 
-import csv
 import json
 import os
 import subprocess
@@ -12,46 +11,25 @@ from safetensors import safe_open
 from cmae_mm.data.mini import MiniSizes, make_mini
 
 RECIPE = """
-name = "tiny"
 title = "tiny"
 seeds = [3]
+backbones = [
+    "random-mini",
+    {{ like = "cmae-mini", name = "own", options = ["train_dataloader.batch_size=8", "train_cfg.max_epochs=1"] }},
+]
 [data]
 root = "{data}"
-[pretrain]
-method = "CMAE"
-config = "configs/mini/cmae_vit-mini-p8_pretrain.py"
-data = "imagenet"
-seconds = 10
-options = ["train_dataloader.batch_size=8", "train_cfg.max_epochs=1"]
 [[tasks]]
+like = "mini-linear"
 name = "linear"
-title = "linear"
-protocol = "tiny"
-config = "configs/mini/vit-mini-p8_linear_imagenet.py"
-data = "imagenet"
-seconds = 10
-metrics = {{ "accuracy/top1" = "top-1 (%)" }}
 options = ["train_dataloader.batch_size=8", "train_cfg.max_epochs=1", "train_cfg.val_interval=1"]
 [[tasks]]
+like = "mini-coco"
 name = "coco"
-title = "coco"
-protocol = "tiny"
-config = "configs/mini/mask-rcnn_vitdet-mini_coco.py"
-data = "coco"
-seconds = 10
-metrics = {{ "coco/bbox_mAP" = "box AP", "coco/segm_mAP" = "mask AP" }}
-scale = 100.0
-pictures = "detections"
 options = ["train_dataloader.batch_size=2", "train_cfg.max_iters=2", "train_cfg.val_interval=2"]
 [[tasks]]
+like = "mini-ade20k"
 name = "ade20k"
-title = "ade20k"
-protocol = "tiny"
-config = "configs/mini/upernet_vit-mini_ade20k.py"
-data = "ade20k"
-seconds = 10
-metrics = {{ "mIoU" = "mIoU (%)" }}
-pictures = "segmentation"
 options = ["train_dataloader.batch_size=2", "train_cfg.max_iters=2", "train_cfg.val_interval=2"]
 """
 
@@ -81,21 +59,26 @@ def test_demo_from_data_to_table_and_again(tmp_path):
     first = demo(tmp_path, recipe)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "| task" in first.stdout
-    assert str(Path("out") / "report.md") in first.stdout
+    assert str(Path("out") / "report" / "report.html") in first.stdout
 
     out = tmp_path / "out"
-    with safe_open(out / "backbones" / "cmae-seed3.safetensors", framework="pt") as handle:
+    with safe_open(out / "backbones" / "own-seed3.safetensors", framework="pt") as handle:
         assert "blocks.5.mlp.fc2.weight" in handle.keys()  # noqa: SIM118
-    records = json.loads((out / "records" / "records.json").read_text())["records"]
-    # linear, box AP, mask AP and mIoU, each from random and pretrained weights
-    assert len(records) == 8
-    assert {(r["init"], r["seed"]) for r in records} == {("random", 3), ("CMAE", 3)}
-    assert all(r["commit"] and r["config"] for r in records)
-    assert all((r["backbone_sha256"] is None) == (r["init"] == "random") for r in records)
-    with open(out / "table.csv") as handle:
-        assert len(list(csv.DictReader(handle))) == 8
+    records = [json.loads(p.read_text()) for p in (out / "records").glob("*.json")]
+    # the pretraining; linear, COCO and ADE20K, each from random and pretrained weights
+    assert len(records) == 7
+    assert {(r["method"], r["seed"], r["status"]) for r in records} == {
+        ("random init", 3, "done"),
+        ("CMAE", 3, "done"),
+    }
+    assert all(r["commit"] and r["config"] and r["peak_memory_bytes"] > 1e8 for r in records)
+    transfers = [r for r in records if r["kind"] == "transfer"]
+    assert all((r["backbone_sha256"] is None) == (r["method"] == "random init") for r in transfers)
+    assert all(set(r["main_metrics"]) <= set(r["metrics"]) for r in transfers)
+    for metric in ("box AP", "mask AP", "mIoU (%)", "top-1 (%)"):
+        assert first.stdout.count(metric) >= 2
     pictures = {p.name for p in (out / "pictures").glob("*.png")}
-    assert pictures == {"curves.png", "views-seed3.png", "coco-predictions.png", "ade20k-predictions.png"}
+    assert pictures == {"views-own-seed3.png", "coco-own.png", "ade20k-own.png"}
     assert (out / ".gitignore").read_text().splitlines()[-1] == "*"
 
     again = demo(tmp_path, recipe)

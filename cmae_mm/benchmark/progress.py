@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from cmae_mm.benchmark.stages import Stage
+from cmae_mm.benchmark.stages import PROGRESS_FILE, Stage
 from cmae_mm.benchmark.state import read_json
 
 
@@ -20,7 +20,7 @@ def clock(seconds: float) -> str:
 
 def fraction(stage: Stage) -> float | None:
     """Returns: The done part of a running stage, 0 to 1; None if it says nothing."""
-    value = read_json(stage.progress) if stage.progress else {}
+    value = read_json(stage.work / PROGRESS_FILE) if stage.work else {}
     return value["done"] / value["total"] if value.get("total") else None
 
 

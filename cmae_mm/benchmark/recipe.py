@@ -1,41 +1,104 @@
-"""A benchmark is data: what to pretrain, where to transfer it, over which seeds."""
+"""A benchmark is data: which backbones, which tasks, which seeds.
+
+A recipe is a TOML file. What it names in ``backbones`` and ``tasks`` is looked up in ``configs/benchmark/library``, so
+that one pretraining has one name in every table; an entry may also be a table of its own, or a table with ``like``,
+which takes an entry of the library and changes some fields.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from cmae_mm.errors import UserError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 """Where configs/ and tools/ are."""
 
+RANDOM = "random init"
+"""The method of a backbone that nothing was pretrained for."""
+
 
 @dataclass(frozen=True)
-class Pretraining:
-    """The pretraining of a recipe.
+class Cost:
+    """What a run is expected to take: an estimate, made before anything starts.
 
     Attributes:
-        method: Name for tables.
-        config: Config file, relative to the project.
-        data: Folder below the data root.
-        seconds: Rough duration on two cores.
-        options: ``--cfg-options`` of the run.
+        gpu_hours: GPUs times hours.
+        gpus: How many GPUs the published recipe uses; 0 for a program of the CPU.
+        seconds: Rough duration on two CPU cores; only the mini recipes know it.
+        basis: Where the figure comes from.
     """
 
+    gpu_hours: float = 0.0
+    gpus: int = 0
+    seconds: float = 0.0
+    basis: str = ""
+
+
+FREE = Cost()
+"""Of a program that takes moments."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One row of a table: an encoder that is pretrained here, given as a file, or not pretrained at all.
+
+    Attributes:
+        name: Unique short name, used in paths.
+        method: Method in tables, as in ``published.toml``; "random init" for one that has neither config nor source.
+        arch: Architecture in tables, such as "ViT-B/16".
+        variant: Ablation or reading; empty for the method's default.
+        epochs: Pretraining epochs; None if unknown or none.
+        config: Config that pretrains it; empty if it is given.
+        options: ``--cfg-options`` of the pretraining.
+        source: Path, address or ``hf://`` reference of given weights.
+        import_options: Words for ``cmae-mm import``, such as ``--channel-order rgb``.
+        data: Folder of the pretraining images below the data root.
+        tasks: Names of the only tasks that it is transferred to; all that fit if empty.
+        cost: Of the pretraining.
+    """
+
+    name: str
     method: str
-    config: str
-    data: str
-    seconds: float
-    options: Sequence[str] = ()
+    arch: str = ""
+    variant: str = ""
+    epochs: int | None = None
+    config: str = ""
+    options: tuple[str, ...] = ()
+    source: str = ""
+    import_options: tuple[str, ...] = ()
+    data: str = "imagenet"
+    tasks: tuple[str, ...] = ()
+    cost: Cost = FREE
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the encoder starts from random weights."""
+        return not (self.config or self.source)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One more evaluation of what a task trained.
+
+    Attributes:
+        name: Short name, appended to the task's.
+        title: Name for tables.
+        protocol: Protocol key.
+        main_metrics: Keys of the record that tables show, in order.
+        program: Program of ``tools/`` that takes config and checkpoint.
+        arguments: Words after them.
+        cost: Of the evaluation.
+    """
+
+    name: str
+    title: str
+    protocol: str
+    main_metrics: tuple[str, ...]
+    program: str = "test"
+    arguments: tuple[str, ...] = ()
+    cost: Cost = FREE
 
 
 @dataclass(frozen=True)
@@ -43,16 +106,21 @@ class Task:
     """One transfer task.
 
     Attributes:
-        name: Short name, used in paths.
+        name: Unique short name, used in paths.
         title: Name for tables.
         protocol: Protocol key; numbers of different protocols are never compared.
         config: Config file, relative to the project.
         data: Folder below the data root.
-        metrics: Metric key of the record to the name in tables.
-        seconds: Rough duration on two cores.
-        scale: Factor from the recorded value to the unit of the table.
-        pictures: Which ``tools/visualize_*.py`` shows its predictions; empty for none.
+        main_metrics: Keys of the record that tables show, in order.
+        program: Program of ``tools/`` that runs it, without ``.py``.
+        arguments: Further words for the program.
         options: ``--cfg-options`` of the runs.
+        fits: Fields of a backbone (``arch``, ``method``, ``epochs``, ``name``) to the values that it may have; a value
+            with ``!`` in front is one that it may not have.
+        pictures: Which ``tools/visualize_*.py`` shows its predictions; empty for none.
+        evaluations: Further evaluations of its checkpoint.
+        seeded: False where no random number plays a part, so that one run serves all seeds.
+        cost: Of one run.
     """
 
     name: str
@@ -60,11 +128,49 @@ class Task:
     protocol: str
     config: str
     data: str
-    metrics: Mapping[str, str]
-    seconds: float
-    scale: float = 1.0
+    main_metrics: tuple[str, ...]
+    program: str = "train"
+    arguments: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    fits: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     pictures: str = ""
-    options: Sequence[str] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+    seeded: bool = True
+    cost: Cost = FREE
+
+    def takes(self, backbone: Backbone) -> bool:
+        """Returns: Whether a backbone is transferred to this task."""
+        wanted = not backbone.tasks or self.name in backbone.tasks
+        return wanted and all(_among(getattr(backbone, key), values) for key, values in self.fits.items())
+
+
+def _among(value: Any, values: tuple[Any, ...]) -> bool:
+    allowed = [v for v in values if not str(v).startswith("!")]
+    return f"!{value}" not in values and (not allowed or value in allowed)
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """What a recipe says about batch jobs; the command line can add words.
+
+    Attributes:
+        partition: Partition; the cluster's default if empty.
+        account: Account; the user's default if empty.
+        gpus_per_node: GPUs of a node.
+        cpus_per_gpu: Cores for each GPU.
+        hours: Time limit of a job; the partition's if 0. A job that reaches it goes on in a new one.
+        extra: Further words for ``sbatch``.
+    """
+
+    partition: str = ""
+    account: str = ""
+    gpus_per_node: int = 8
+    cpus_per_gpu: int = 8
+    hours: float = 0.0
+    extra: tuple[str, ...] = ()
+
+
+USUAL = Slurm()
 
 
 @dataclass(frozen=True)
@@ -72,86 +178,33 @@ class Recipe:
     """Everything that a benchmark runs.
 
     Attributes:
-        name: Short name.
+        name: The stem of the recipe's file.
         title: Title of the report.
-        seeds: Random seeds; each one pretrains and transfers.
+        note: Sentences for the top of the report.
+        seeds: Random seeds of the transfer runs.
+        pretrain_each_seed: Whether each seed pretrains anew; else the first seed's pretraining serves all.
         data_command: Which data set ``cmae-mm data`` makes; empty if ``data_root`` exists already.
         data_root: Folder of existing data; empty if it is made.
         data_seconds: Rough duration of making the data.
-        pretrain: The pretraining.
-        tasks: The transfer tasks.
+        backbones: In the order of the table.
+        tasks: In the order of the table.
+        slurm: Words for batch jobs.
     """
 
     name: str
     title: str
+    note: str
     seeds: tuple[int, ...]
+    pretrain_each_seed: bool
     data_command: str
     data_root: str
     data_seconds: float
-    pretrain: Pretraining
+    backbones: tuple[Backbone, ...]
     tasks: tuple[Task, ...]
+    slurm: Slurm = USUAL
 
-
-def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe.
-
-    Args:
-        path: TOML file.
-
-    Returns:
-        The recipe; its configs exist.
-
-    Raises:
-        UserError: If the file is missing, not TOML, incomplete, or names a missing config.
-    """
-    try:
-        values = tomllib.loads(Path(path).read_text())
-    except OSError:
-        raise UserError(f"{path}: no such benchmark recipe; recipes are under configs/benchmark/") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML ({error})") from None
-    try:
-        recipe = _build(values)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: a field is missing or unknown ({error}); compare configs/benchmark/mini.toml"
-        ) from None
-    _check(recipe, path)
-    return recipe
-
-
-def _check(recipe: Recipe, path: str | Path) -> None:
-    if not recipe.seeds or not all(isinstance(seed, int) for seed in recipe.seeds):
-        raise UserError(f"{path}: seeds must be a list of at least one number, for example seeds = [0]")
-    if not (recipe.data_command or recipe.data_root):
-        raise UserError(f"{path}: [data] needs command or root, so that the runs find data")
-    names = [task.name for task in recipe.tasks]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"{path}: two tasks are named '{twice[0]}'; give each its own name")
-    for task in recipe.tasks:
-        if not isinstance(task.metrics, dict):
-            raise UserError(
-                f"{path}: the metrics of {task.name} must be a table from recorded to shown names, for example "
-                f'{{ "mIoU" = "mIoU (%)" }}'
-            )
-        if task.pictures not in ("", "detections", "segmentation"):
-            raise UserError(
-                f"{path}: there is no picture tool '{task.pictures}'; use detections or segmentation"
-            )
-    for config in (recipe.pretrain.config, *(t.config for t in recipe.tasks)):
-        if not (ROOT / config).is_file():
-            raise UserError(f"{path}: names the config {config}, which does not exist; correct the path")
-
-
-def _build(values: dict[str, Any]) -> Recipe:
-    data = values["data"]
-    return Recipe(
-        name=values["name"],
-        title=values["title"],
-        seeds=tuple(values["seeds"]) if isinstance(values["seeds"], list) else (),
-        data_command=data.get("command", ""),
-        data_root=data.get("root", ""),
-        data_seconds=data.get("seconds", 0),
-        pretrain=Pretraining(**values["pretrain"]),
-        tasks=tuple(Task(**task) for task in values["tasks"]),
-    )
+    def pairs(self) -> list[tuple[Backbone, Task]]:
+        """Returns: Which backbone is transferred to which task, in order."""
+        return [
+            (backbone, task) for backbone in self.backbones for task in self.tasks if task.takes(backbone)
+        ]

@@ -1,4 +1,4 @@
-"""What is known of a stage from earlier runs: finished, stale or open."""
+"""What is known of a stage from earlier runs: finished, started, failed or open."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cmae_mm.benchmark.stages import Stage
+from cmae_mm.benchmark import fingerprint
+from cmae_mm.benchmark.stages import Stage, moving_parts
 from cmae_mm.errors import UserError
 
 
@@ -29,6 +29,11 @@ def write_json(path: Path, value: Any) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name itself
+    finally:
+        os.close(folder)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -65,44 +70,59 @@ class StateFolder:
 
     Args:
         folder: Where they are.
-        code: Hash of the code, part of each fingerprint.
+        out: Folder of all outputs.
     """
 
-    def __init__(self, folder: Path, code: str) -> None:
-        self.folder = folder
-        self.code = code
+    def __init__(self, folder: Path, out: Path) -> None:
+        self.folder, self.out = folder, out
+        self._static: dict[str, dict[str, str]] = {}
 
-    def _path(self, stage: Stage) -> Path:
+    def path(self, stage: Stage) -> Path:
+        """Returns: The state file of a stage."""
         return self.folder / f"{stage.name}.json"
 
     def log(self, stage: Stage) -> Path:
         """Returns: Where the output of a stage goes."""
         return self.folder / f"{stage.name}.log"
 
+    def read(self, stage: Stage) -> dict[str, Any]:
+        """Returns: What the state file says; empty if there is none."""
+        return read_json(self.path(stage))
+
+    def static_parts(self, stage: Stage) -> dict[str, str]:
+        """Returns: The hashes of command, config and code, made once a run."""
+        if stage.name not in self._static:
+            self._static[stage.name] = stage.static_parts(self.out)
+        return self._static[stage.name]
+
+    def parts(self, stage: Stage) -> dict[str, str]:
+        """Returns: All parts of the fingerprint as they are now."""
+        return {**self.static_parts(stage), **moving_parts(stage.inputs, stage.data)}
+
     def finished(self, stage: Stage) -> bool:
-        """Returns: Whether the stage is done, for the same command, inputs and code."""
-        state = read_json(self._path(stage))
-        done = state.get("status") == "done" and state.get("fingerprint") == stage.fingerprint(self.code)
-        return done and all(path.exists() for path in stage.makes)
+        """Returns: Whether the stage is done, for the same command, config, code, weights and data."""
+        state = self.read(stage)
+        if state.get("status") != "done" or not all(path.exists() for path in stage.makes):
+            return False
+        return state.get("fingerprint") == fingerprint.join(self.parts(stage))
+
+    def why_open(self, stage: Stage) -> str:
+        """Returns: Why a stage has to run, in words; empty if nothing was run before."""
+        state = self.read(stage)
+        before = state.get("parts")
+        if not isinstance(before, Mapping):
+            return ""
+        if now := fingerprint.changed(before, self.parts(stage)):
+            return f"{' and '.join(now)} changed"
+        if state.get("status") == "failed":
+            return f"it failed: {state.get('reason', 'no reason given')}"
+        return "an output is missing" if state.get("status") == "done" else "it was stopped"
 
     def seconds(self, stage: Stage) -> float:
         """Returns: How long the finished stage took; 0 if unknown."""
-        return float(read_json(self._path(stage)).get("seconds", 0))
+        return float(self.read(stage).get("seconds", 0))
 
-    def begin(self, stage: Stage) -> None:
-        """Note that a stage starts; what an earlier, different version left is moved aside."""
-        fingerprint = stage.fingerprint(self.code)
-        before = read_json(self._path(stage)).get("fingerprint")
-        if stage.progress and before != fingerprint and stage.progress.parent.exists():
-            stale = stage.progress.parent.with_name(stage.progress.parent.name + ".stale")
-            shutil.rmtree(stale, ignore_errors=True)
-            stage.progress.parent.rename(stale)
-        if stage.progress:
-            stage.progress.unlink(missing_ok=True)
-        write_json(self._path(stage), {"status": "started", "fingerprint": fingerprint})
-
-    def end(self, stage: Stage, seconds: float, code: int) -> None:
-        """Note how a stage ended."""
-        status = "done" if code == 0 and all(path.exists() for path in stage.makes) else "failed"
-        value = {"status": status, "fingerprint": stage.fingerprint(self.code), "seconds": round(seconds, 1)}
-        write_json(self._path(stage), {**value, "exit_code": code, "command": list(stage.argv)})
+    def block(self, stage: Stage, need: str) -> None:
+        """Note that a stage cannot run because one that it needs failed."""
+        value = {**self.read(stage), "status": "blocked", "reason": f"{need} failed, which it needs"}
+        write_json(self.path(stage), value)

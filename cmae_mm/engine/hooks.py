@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from cmae_mm.checkpoints import sha256_of
 from cmae_mm.engine.environment import bare_model, device_name
 from cmae_mm.engine.run_metadata import code_commit, versions, write_json
+from cmae_mm.engine.throughput_hook import peak_memory
 
 RECORD_FILE = "result.json"
 TEST_RECORD_FILE = "test_result.json"
@@ -137,6 +138,7 @@ class ResultRecordHook(Hook):
         ):  # few labels: a protocol of its own
             record["subset"] = dataset.write_list(Path(runner.work_dir) / SUBSET_FILE)
             record["protocol"] = with_subset(record["protocol"], record["subset"])
+        record["peak_memory_bytes"] = peak_memory()  # of process 0
         write_json(Path(runner.work_dir) / RECORD_FILE, record)
 
     def _base(self, runner: Runner) -> dict[str, Any]:

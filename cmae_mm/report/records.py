@@ -146,12 +146,17 @@ def read_benchmark(root: Path, recipe: Path | None = None) -> Benchmark:
         The benchmark; damaged files are among its problems.
     """
     folder = root / "records" if (root / "records").is_dir() else root
+    about = _about(root, recipe)
+    rows = {tuple(map(str, row)) for row in _list(about.get("rows")) if isinstance(row, list)}
     records, problems = {}, []
     for path in sorted(folder.glob("*.json")):
         if path.name == "benchmark.json":
             continue
         try:
-            record = parse(_load(path))
+            raw = _load(path)
+            if rows and (raw.get("backbone_name"), raw.get("task_name")) not in rows:
+                continue  # of another recipe that shares the folder
+            record = parse(raw)
         except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             problems.append(f"{path.name}: not a record ({error})")
             continue
@@ -159,7 +164,6 @@ def read_benchmark(root: Path, recipe: Path | None = None) -> Benchmark:
             problems.append(f"{path.name}: a second record is named {record.name}; it is left out")
             continue
         records[record.name] = record
-    about = _about(root, recipe)
     planned = [plan for plan in _list(about.get("planned")) if isinstance(plan, dict)]
     order = {name: place for place, name in enumerate(map(str, _list(about.get("records"))))}
     ordered = sorted(records.values(), key=lambda record: order.get(record.name, len(order)))
@@ -169,8 +173,9 @@ def read_benchmark(root: Path, recipe: Path | None = None) -> Benchmark:
 
 def _about(root: Path, recipe: Path | None) -> dict[str, Any]:
     about: Any = {}
+    own = root / "plans" / f"{recipe.stem}.json" if recipe is not None else root
     try:
-        about = _load(root / "benchmark.json")
+        about = _load(own if own.is_file() else root / "benchmark.json")
     except (OSError, ValueError, RecursionError):
         if recipe is not None and recipe.suffix == ".toml":
             try:

@@ -1,17 +1,17 @@
-"""Remaining time in cases counted by hand, and records read from what runs write."""
+"""Remaining time in cases counted by hand, and records made from what runs write."""
 
 import json
 
 import pytest
 
 from cmae_mm.benchmark.progress import ProgressLine, clock, fraction, remaining, total_remaining
-from cmae_mm.benchmark.recipe import ROOT, load_recipe
-from cmae_mm.benchmark.records import collect
-from cmae_mm.benchmark.stages import Stage, code_hash, run_dir
+from cmae_mm.benchmark.recipe import Cost
+from cmae_mm.benchmark.records import write_record
+from cmae_mm.benchmark.stages import Stage
 
 
-def stage(name, seconds, needs=(), progress=None):
-    return Stage(name, name, (), tuple(needs), (), progress, seconds)
+def stage(name, seconds, needs=(), work=None):
+    return Stage(name, name, "transfer", (), tuple(needs), (), work, Cost(seconds=seconds))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_total_remaining_counted_by_hand():
 
 def test_remaining_of_one_stage(tmp_path):
     progress = tmp_path / "progress.json"
-    one = stage("a", 100, progress=progress)
+    one = stage("a", 100, work=tmp_path)
     assert fraction(one) is None
     assert remaining(one, 30, 1.0) == 70
     assert remaining(one, 30, 0.5) == 20
@@ -73,37 +73,42 @@ def test_progress_line_without_a_terminal_is_sparse(capsys):
     assert capsys.readouterr().out == "  second -> out\nstays\n"
 
 
-def test_code_hash_is_stable():
-    assert code_hash() == code_hash()
+def test_a_record_holds_what_the_run_wrote(tmp_path):
+    run = {
+        "last": {"coco/bbox_mAP": 0.1 + 0.2, "iter": 9, "epoch": 1, "classes": {"cat": 1.0}},
+        "best": {"coco/bbox_mAP": 0.5},
+        "commit": "abc+", "backbone_file": str(tmp_path / "backbones" / "x.safetensors"),
+        "backbone_sha256": "f" * 64, "versions": {"torch": "2"}, "device": "CPU", "world_size": 2,
+        "seconds": 3.5, "iterations": 9, "peak_memory_bytes": 7,
+    }  # fmt: skip
+    (tmp_path / "result.json").write_text(json.dumps(run))
+    planned = {"method": "CMAE", "protocol": "p", "seed": 3, "data": {"name": "coco"}, "kind": "transfer"}
+    job = {"name": "a.b", "out": str(tmp_path), "result": str(tmp_path / "result.json"), "record": planned}
+    state = {
+        "status": "done",
+        "parts": {"config": "c", "data": "d", "code": "e"},
+        "attempts": 2,
+        "finished": "t",
+    }
+    path = write_record(job, state)
+    assert path == tmp_path / "records" / "a.b.json"
+    found = json.loads(path.read_text())
+    assert found["metrics"] == {"coco/bbox_mAP": {"last": 0.1 + 0.2, "best": 0.5}}
+    assert found["backbone_file"] == "backbones/x.safetensors"
+    assert found["data"] == {"name": "coco", "fingerprint": "d"}
+    assert found["hardware"] == {"device": "CPU", "processes": 2}
+    expected = {
+        "schema": 1, "name": "a.b", "method": "CMAE", "protocol": "p", "seed": 3, "status": "done", "reason": "",
+        "config_sha256": "c", "code_sha256": "e", "commit": "abc+", "packages": {"torch": "2"}, "attempts": 2,
+        "peak_memory_bytes": 7, "iterations": 9, "seconds": 3.5, "finished": "t", "backbone_sha256": "f" * 64,
+    }  # fmt: skip
+    assert {k: found[k] for k in expected} == expected
 
 
-def write_result(out, seed, task, init, last, best):
-    folder = run_dir(out, seed, task, init)
-    folder.mkdir(parents=True)
-    values = {"last": last, "best": best, "config": "x.py", "commit": "abc", "backbone_sha256": None}
-    (folder / "result.json").write_text(json.dumps(values))
-
-
-def test_records_hold_what_the_runs_wrote(tmp_path):
-    recipe = load_recipe(ROOT / "configs" / "benchmark" / "mini.toml")
-    box, mask = "coco/bbox_mAP", "coco/segm_mAP"
-    write_result(
-        tmp_path, 0, "coco", "pretrained", {box: 0.25, mask: 0.5, "iter": 9}, {box: 0.375, mask: 0.5}
-    )
-    write_result(tmp_path, 0, "ade20k", "random", {"mIoU": 12.5}, {"mIoU": 13.0})
-    folder = run_dir(tmp_path, 0, "imagenet-linear", "random")
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text('{"last": {')  # cut short: not a result
-    records = collect(recipe, tmp_path, (0, 1))
-    found = [(r["task"], r["metric"], r["init"], r["seed"], r["value"], r["best"]) for r in records]
-    assert found == [
-        ("COCO, Mask R-CNN", "box AP", "CMAE", 0, 25.0, 37.5),
-        ("COCO, Mask R-CNN", "mask AP", "CMAE", 0, 50.0, 50.0),
-        ("ADE20K, UperNet", "mIoU (%)", "random", 0, 12.5, 13.0),
-    ]
-    assert [r["backbone"] for r in records] == ["cmae-seed0.safetensors"] * 2 + [None]
-    assert records[0]["protocol"] == "mini-vitdet"
-    assert records[0]["metric_key"] == box
-    written = json.loads((tmp_path / "records" / "records.json").read_text())
-    assert written == {"recipe": "mini", "records": records}
-    assert collect(recipe, tmp_path / "empty", (0,)) == []
+def test_a_failed_run_has_a_record_without_numbers(tmp_path):
+    (tmp_path / "result.json").write_text('{"last": {"a": 1}}')  # of an earlier attempt
+    job = {"name": "a", "out": str(tmp_path), "result": str(tmp_path / "result.json"), "record": {"data": {}}}
+    write_record(job, {"status": "failed", "reason": "no luck", "seconds": 1.0})
+    found = json.loads((tmp_path / "records" / "a.json").read_text())
+    assert (found["status"], found["reason"], found["metrics"]) == ("failed", "no luck", {})
+    assert [p.name for p in (tmp_path / "records").iterdir()] == ["a.json"]

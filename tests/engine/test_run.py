@@ -10,7 +10,7 @@ import torch
 from cmae_mm.checkpoints.safe_load import load_checkpoint
 from cmae_mm.engine.hooks import _builtin
 from cmae_mm.engine.launch import evaluate_main, train_main
-from cmae_mm.report.figures import read_scalars, series
+from cmae_mm.report.curves import read_scalars, series
 
 LINEAR = glob("configs/mini/vit-mini*_linear_imagenet.py")[0]
 

@@ -1,0 +1,1 @@
+"""Where stages run: on this machine, or as jobs of a batch system."""
