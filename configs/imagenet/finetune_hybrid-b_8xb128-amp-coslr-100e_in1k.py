@@ -10,6 +10,6 @@ with read_base():
 
 from cmae_mm.transfer.imagenet import ImageNetHybrid
 
-protocol = "FT-MAE-HYBRID"
+protocol = "IN-FT"
 model["backbone"] = dict(type=ImageNetHybrid, drop_path_rate=0.1, backbone_file=None)
 optim_wrapper["paramwise_cfg"].update(no_decay=("ndim1", r"\.pos_embed$"))

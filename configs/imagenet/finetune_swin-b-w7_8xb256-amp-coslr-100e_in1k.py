@@ -12,7 +12,7 @@ from mmpretrain.models import GlobalAveragePooling
 
 from cmae_mm.transfer.imagenet import ImageNetSwin
 
-protocol = "FT-SIMMIM-SWIN"
+protocol = "IN-FT-SWIN"
 model["backbone"] = dict(
     type=ImageNetSwin,
     arch="base",

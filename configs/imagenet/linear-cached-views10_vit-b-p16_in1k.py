@@ -11,4 +11,4 @@ with read_base():
 
 train_dataloader["dataset"].update(pipeline=train_pipeline)
 features.update(views=10, storage="float16")
-protocol = "LP-MAE-VIEWS10"
+protocol = "IN-LIN-MAE-VIEWS10"

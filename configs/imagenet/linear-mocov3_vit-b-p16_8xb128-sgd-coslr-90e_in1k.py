@@ -26,4 +26,4 @@ optim_wrapper = dict(
 )
 param_scheduler = [dict(type=CosineAnnealingLR, T_max=90, by_epoch=True, begin=0, end=90)]
 auto_scale_lr.update(base_batch_size=1024)
-protocol = "LP-MOCOV3"
+protocol = "IN-LIN-MOCOV3"

@@ -10,7 +10,7 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.recipes.finetune_vit_b_p16 import *
 
-protocol = "FT-PARTIAL"
+protocol = "IN-PARTIAL"
 model["backbone"].update(trainable_blocks=1)
 optim_wrapper["optimizer"].update(lr=1e-3 * 1024 / 256)
 optim_wrapper["paramwise_cfg"].update(layer_decay_rate=0.75)

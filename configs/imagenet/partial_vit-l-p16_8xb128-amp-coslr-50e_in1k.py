@@ -10,5 +10,5 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.recipes.finetune_vit_l_p16 import *
 
-protocol = "FT-PARTIAL"
+protocol = "IN-PARTIAL"
 model["backbone"].update(trainable_blocks=1, drop_path_rate=0.1)

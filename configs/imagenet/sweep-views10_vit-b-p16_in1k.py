@@ -15,4 +15,4 @@ from mmpretrain.datasets import RandomResizedCrop
 train_pipeline[1] = dict(type=RandomResizedCrop, scale=224, backend="pillow", interpolation="bicubic")
 train_dataloader["dataset"].update(pipeline=train_pipeline)
 features.update(views=10, storage="float16")
-protocol = "LP-SWEEP-VIEWS10"
+protocol = "IN-LIN-SWEEP-VIEWS10"

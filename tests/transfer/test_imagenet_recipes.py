@@ -42,7 +42,7 @@ PUBLISHED = {
     "partial_vit-l-p16-50e": (4e-3, 0.75, 0.1),
 }
 SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "h": (1280, 32, 16)}
-PROTOCOLS = {"hybrid": "FT-MAE-HYBRID", "swin": "FT-SIMMIM-SWIN", "partial": "FT-PARTIAL"}
+PROTOCOLS = {"hybrid": "IN-FT", "swin": "IN-FT-SWIN", "partial": "IN-PARTIAL"}
 
 
 def who(path):
@@ -169,7 +169,7 @@ def test_recipe_keeps_the_protocol(path):
     assert cfg.optim_wrapper.dtype == "bfloat16"
     assert cfg.auto_scale_lr.base_batch_size == gpus * cfg.train_dataloader.batch_size == gpus * size
     assert cfg.auto_scale_lr.enable
-    key = next((v for k, v in PROTOCOLS.items() if k in who(path)), "FT-MAE")
+    key = next((v for k, v in PROTOCOLS.items() if k in who(path)), "IN-FT")
     assert cfg.protocol == key
     assert cfg.default_hooks.checkpoint.save_best == "accuracy/top1"
     assert cfg.model.head.loss.label_smooth_val == 0.1

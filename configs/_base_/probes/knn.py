@@ -10,4 +10,4 @@ probe = dict(
     main=20,
     standardize="none",
 )
-protocol = "KNN"
+protocol = "IN-KNN"

@@ -22,4 +22,4 @@ probe = dict(
     batch_norm=True,
     std=0.01,
 )
-protocol = "LP-MAE-CACHED"
+protocol = "IN-LIN-MAE-CACHED"

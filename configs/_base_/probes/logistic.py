@@ -14,4 +14,4 @@ probe = dict(
     tolerance=1e-12,
     share=0.1,
 )
-protocol = "LOGREG"
+protocol = "IN-LOGREG"

@@ -19,4 +19,4 @@ probe = dict(
     batch_norm=False,
     share=0.01,
 )
-protocol = "LP-SWEEP-CACHED"
+protocol = "IN-LIN-SWEEP-CACHED"

@@ -8,7 +8,7 @@ with read_base():
     from ..runtime import *
     from ..schedules.imagenet_adamw_100e import *
 
-protocol = "FT-MAE"
+protocol = "IN-FT"
 env_cfg.update(cudnn_benchmark=True)  # every crop has the same size
 default_hooks.update(finite_loss=finite_loss)
 default_hooks["checkpoint"].update(save_best="accuracy/top1", rule="greater")

@@ -28,4 +28,4 @@ optim_wrapper = dict(
 param_scheduler = [dict(type=CosineAnnealingLR, T_max=100, by_epoch=True, begin=0, end=100)]
 train_cfg.update(max_epochs=100)
 auto_scale_lr.update(base_batch_size=1024)
-protocol = "LP-DINO"
+protocol = "IN-LIN-DINO"

@@ -53,4 +53,4 @@ train_cfg = dict(by_epoch=True, max_epochs=90, val_interval=1)
 default_hooks["checkpoint"].update(interval=5)
 # Another batch changes the rate with it, as MAE does.
 auto_scale_lr = dict(enable=True, base_batch_size=16384)
-protocol = "LP-MAE"
+protocol = "IN-LIN-MAE"
