@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
+from cmae_mm.engine.loops import ResumableEpochLoop, ResumableIterLoop
 from cmae_mm.errors import UserError
 
 _PROCESSES = {"pytorch": "WORLD_SIZE", "slurm": "SLURM_NTASKS", "mpi": "OMPI_COMM_WORLD_SIZE"}
@@ -123,7 +124,7 @@ class GroupedLoader:
     """
 
     def __init__(self, loader: Any, count: int) -> None:
-        self._loader, self._count = loader, count
+        self._loader, self.count = loader, count
         if len(loader) < count:
             raise UserError(
                 f"--accumulate: {count} batches for one step, but an epoch has only {len(loader)}; "
@@ -134,16 +135,16 @@ class GroupedLoader:
     def batch_size(self) -> int | None:
         """Samples that an item takes from the sampler."""
         size = self._loader.batch_size
-        return None if size is None else size * self._count
+        return None if size is None else size * self.count
 
     def __len__(self) -> int:
-        return len(self._loader) // self._count
+        return len(self._loader) // self.count
 
     def __iter__(self) -> Iterator[list[Any]]:
         group: list[Any] = []
         for batch in self._loader:
             group.append(batch)
-            if len(group) == self._count:
+            if len(group) == self.count:
                 yield group
                 group = []
 
@@ -178,7 +179,7 @@ class _Accumulates:
 
 
 @LOOPS.register_module()
-class AccumulatingIterLoop(_Accumulates, IterBasedTrainLoop):
+class AccumulatingIterLoop(_Accumulates, ResumableIterLoop):
     """mmengine's loop by iterations, each of several batches.
 
     Args:
@@ -206,7 +207,7 @@ class AccumulatingIterLoop(_Accumulates, IterBasedTrainLoop):
 
 
 @LOOPS.register_module()
-class AccumulatingEpochLoop(_Accumulates, EpochBasedTrainLoop):
+class AccumulatingEpochLoop(_Accumulates, ResumableEpochLoop):
     """mmengine's loop by epochs, with several batches in an iteration.
 
     Args:

@@ -267,6 +267,7 @@ def build_runner(cfg: Any, args: argparse.Namespace, phases: tuple[str, ...]) ->
     from cmae_mm.engine.environment import adapt
     from cmae_mm.engine.hooks import PlainCheckpointHook, ProgressFileHook, ResultRecordHook
     from cmae_mm.engine.preflight import check_datasets
+    from cmae_mm.engine.random_states import RandomStateHook
     from cmae_mm.engine.runner import SuiteRunner
 
     notes = check_datasets(cfg, phases)
@@ -275,7 +276,8 @@ def build_runner(cfg: Any, args: argparse.Namespace, phases: tuple[str, ...]) ->
 
         notes.append(accumulate(cfg, args.accumulate, planned_processes(args.launcher)))
     notes += adapt(cfg, args.launcher, args.amp)
-    own = [dict(type=PlainCheckpointHook), dict(type=ProgressFileHook), dict(type=ResultRecordHook)]
+    kinds = (RandomStateHook, PlainCheckpointHook, ProgressFileHook, ResultRecordHook)
+    own = [dict(type=kind) for kind in kinds]
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *own]
     runner = SuiteRunner.from_cfg(cfg)
     for note in notes:

@@ -1,11 +1,15 @@
-"""mmengine's runner, with checkpoints that cannot execute code and clear mistakes."""
+"""mmengine's runner: checkpoints that hold all of a run and cannot execute code, exact resuming, clear mistakes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import mmengine
 import torch
+from mmengine import dist
 from mmengine.device import get_device
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import _ParamScheduler
@@ -15,8 +19,18 @@ from torch import nn
 
 from cmae_mm.checkpoints.mmengine_loader import make_mmengine_load_safely
 from cmae_mm.checkpoints.safe_load import load_checkpoint
+from cmae_mm.engine.checkpoint_file import fault_of, newest_good
+from cmae_mm.engine.checkpoint_hook import last_checkpoint
+from cmae_mm.engine.checkpoint_writer import CheckpointWriter, snapshot
 from cmae_mm.engine.cpu import fit_to_cpu
+from cmae_mm.engine.environment import bare_model
+from cmae_mm.engine.finite_hook import EXIT_CODE
+from cmae_mm.engine.loops import ResumableEpochLoop, resumable_loop
+from cmae_mm.engine.random_states import STATES, gather_random_states
+from cmae_mm.engine.schedules import base_values, replay_schedules, states_of_schedules
 from cmae_mm.errors import UserError
+
+POSITION = "position"  # in a checkpoint: iterations done of the epoch, and how many it has
 
 
 @RUNNERS.register_module()
@@ -25,7 +39,15 @@ class SuiteRunner(Runner):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         make_mmengine_load_safely()  # parts of a model may load files of their own
+        self.writer = CheckpointWriter()
+        self._config_text = ""
+        self._loaded_keys: set[str] = set()
+        self._position: dict[str, int] = {}
         super().__init__(*args, **kwargs)
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """See the base class; mmengine's loops become those that resume in mid-epoch."""
+        return super().build_train_loop(resumable_loop(loop) if isinstance(loop, dict) else loop)
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         """See the base class. SyncBN needs a GPU: on the CPU it becomes batch norm per process.
@@ -64,6 +86,7 @@ class SuiteRunner(Runner):
         meta.pop("config", None)  # the base class would execute it
         if self._resume:
             check_resumable(checkpoint, filename)
+            self._loaded_keys, self._position = set(checkpoint), dict(checkpoint.get(POSITION) or {})
         # Not in the file (PlainCheckpointHook); without it the base class warns of other data.
         loader = getattr(self._train_loop, "dataloader", None)
         meta["dataset_meta"] = getattr(getattr(loader, "dataset", None), "metainfo", None)
@@ -77,16 +100,44 @@ class SuiteRunner(Runner):
         return checkpoint
 
     def load_or_resume(self) -> None:
-        """See the base class.
+        """See the base class; without a named checkpoint a run goes on from the newest one whose hash fits.
 
         Raises:
-            UserError: If the note of the newest checkpoint is no text.
+            UserError: No checkpoint is whole, or the named one is not.
         """
-        try:
-            super().load_or_resume()
-        except UnicodeDecodeError:
-            note = f"{self.work_dir}/last_checkpoint"
-            raise UserError(f"{note}: is damaged; name the checkpoint with --resume FILE") from None
+        if self._resume and not self._has_loaded:
+            named = [str(self._load_from) if self._load_from else None]
+            complaint = [""]
+            if self.rank == 0:
+                try:
+                    named = [self._good_checkpoint(named[0])]
+                except UserError as error:
+                    complaint = [str(error)]
+            self._stop_together(complaint)
+            dist.broadcast_object_list(named)
+            self._load_from = named[0]
+            self._resume = named[0] is not None
+        super().load_or_resume()
+
+    def _good_checkpoint(self, named: str | None) -> str | None:
+        if named is not None:
+            fault = fault_of(Path(named)) if Path(named).is_file() else None
+            if fault:
+                raise UserError(f"{named}: cannot be resumed from, {fault}; give another, or --resume alone")
+            return named
+        found, skipped = newest_good(Path(self.work_dir), last_checkpoint(self.work_dir))
+        for sentence in skipped:
+            self.logger.warning(sentence)
+        self.logger.info(f"resume from {found}" if found else "nothing to resume from: the run starts anew")
+        return str(found) if found else None
+
+    def _stop_together(self, complaint: list[str]) -> None:
+        """End all processes if the first one has a complaint; only that one says it."""
+        dist.broadcast_object_list(complaint)
+        if complaint[0]:
+            if self.rank == 0:
+                raise UserError(complaint[0])
+            raise SystemExit(EXIT_CODE)
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """See the base class.
@@ -94,6 +145,7 @@ class SuiteRunner(Runner):
         Raises:
             UserError: If the file is unreadable, belongs to another architecture, or holds no run.
         """
+        bases = base_values(self.optim_wrapper)
         try:
             super().resume(filename, *args, **kwargs)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -102,6 +154,114 @@ class SuiteRunner(Runner):
                 f"{filename}: cannot be resumed from ({type(error).__name__}: {reason[0] if reason else 'no reason'}); "
                 f"use the config that it was trained with"
             ) from error
+        if "optimizer" not in self._loaded_keys:
+            raise UserError(
+                f"{filename}: holds no state of the optimizer (save_optimizer=False), so no run can go on from it; "
+                "start a new run from its weights with --cfg-options load_from=FILE"
+            )
+        if isinstance(self.train_loop, ResumableEpochLoop):
+            self._enter_epoch(self.train_loop, bases)
+
+    def _enter_epoch(self, loop: ResumableEpochLoop, bases: list[dict[str, float]]) -> None:
+        """Go on in mid-epoch, with the images that were still to come."""
+        was = self._position
+        length, done = len(loop.dataloader), was.get("done", 0)
+        changed = bool(was) and was["iterations"] != length
+        if changed:
+            done = round(done * length / was["iterations"])
+            self.logger.warning(
+                f"an epoch has {length} iterations here and had {was['iterations']} before (other processes or "
+                f"batch sizes): the run goes on at iteration {done} of epoch {loop.epoch + 1}, and schedules as if it "
+                "had always been so"
+            )
+        loop.start_at(loop.epoch, done)
+        if changed:
+            replay_schedules(self, bases, loop.iter, length)
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict[str, Any] | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict[str, Any] | None = None,
+        by_epoch: bool = True,
+        backend_args: dict[str, Any] | None = None,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Save the whole run. All processes must call it; the first one writes.
+
+        Args:
+            out_dir: Folder.
+            filename: Name in it.
+            file_client_args: Unused: checkpoints are written to local or mounted disks.
+            save_optimizer: Save what is needed to go on, beside the weights.
+            save_param_scheduler: Save the schedules.
+            meta: ``epoch`` and ``iter`` that are done; see mmengine where they are missing.
+            by_epoch: See mmengine.
+            backend_args: Unused.
+            then: Write in the background, and call this (in a thread) when the file is whole. If None, the file
+                is whole when this returns.
+
+        Raises:
+            UserError: The disk has no room, an earlier checkpoint could not be written, or weights are not finite
+                (process 0; the others exit quietly).
+        """
+        meta = dict(meta or {})
+        meta.setdefault("epoch", self.epoch + int(by_epoch))
+        meta.setdefault("iter", self.iter + int(not by_epoch))
+        states = gather_random_states() if save_optimizer else []
+        complaint = [""]
+        if self.rank == 0:
+            try:
+                self._write(
+                    Path(out_dir) / filename, meta, save_optimizer, save_param_scheduler, states, then
+                )
+            except UserError as error:
+                complaint = [str(error)]
+        self._stop_together(complaint)
+
+    def _write(
+        self,
+        path: Path,
+        meta: dict[str, Any],
+        save_optimizer: bool,
+        save_param_scheduler: bool,
+        states: list[dict[str, Any]],
+        then: Callable[[], None] | None,
+    ) -> None:
+        self.writer.wait()
+        checkpoint: dict[str, Any] = {
+            "meta": {**meta, **self._about()},
+            "state_dict": bare_model(self).state_dict(),
+            "message_hub": self.message_hub.state_dict(),
+        }
+        if save_optimizer:
+            checkpoint["optimizer"] = self.optim_wrapper.state_dict()
+            checkpoint[STATES] = states
+            loop = self.train_loop
+            if isinstance(loop, ResumableEpochLoop):
+                done = loop.done_in_epoch(meta["epoch"], meta["iter"])
+                checkpoint[POSITION] = {"done": done, "iterations": len(loop.dataloader)}
+        if save_param_scheduler and self.param_schedulers is not None:
+            checkpoint["param_schedulers"] = states_of_schedules(self.param_schedulers)
+        self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        self.writer.start(snapshot(checkpoint), path, then)
+        if then is None:
+            self.writer.wait()
+
+    def _about(self) -> dict[str, Any]:
+        """What stands in each checkpoint of a run; the config's text takes a second to make."""
+        if not self._config_text:
+            self._config_text = self.cfg.pretty_text
+        return {
+            "cfg": self._config_text,
+            "seed": self.seed,
+            "experiment_name": self.experiment_name,
+            "time": time.strftime("%Y%m%d_%H%M%S", time.localtime()),
+            "mmengine_version": mmengine.__version__,
+        }
 
 
 def check_resumable(checkpoint: Mapping[str, Any], where: str) -> None:

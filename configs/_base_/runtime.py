@@ -1,8 +1,9 @@
 """What every run shares: hooks, log, checkpoints. Says nothing about devices (the suite decides)."""
 
-from mmengine.hooks import CheckpointHook, DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
-from mmengine.hooks import RuntimeInfoHook
+from mmengine.hooks import DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook, RuntimeInfoHook
 from mmengine.visualization import LocalVisBackend, Visualizer
+
+from cmae_mm.engine.checkpoint_hook import SuiteCheckpointHook
 
 default_scope = "mmpretrain"
 default_hooks = dict(
@@ -10,7 +11,7 @@ default_hooks = dict(
     timer=dict(type=IterTimerHook),
     logger=dict(type=LoggerHook, interval=50),
     param_scheduler=dict(type=ParamSchedulerHook),
-    checkpoint=dict(type=CheckpointHook, interval=1, max_keep_ckpts=2),
+    checkpoint=dict(type=SuiteCheckpointHook, interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type=DistSamplerSeedHook),
 )
 env_cfg = dict(
