@@ -1,20 +1,10 @@
 #!/usr/bin/env bash
 # Test a checkpoint on several GPUs (or CPU processes) of one or more nodes with torchrun.
-#   tools/dist_test.sh CONFIG CHECKPOINT GPUS [ARGS of tools/test.py]
-# Several nodes: call it on each, with NNODES, NODE_RANK and MASTER_ADDR (and PORT) set.
+#   tools/dist_test.sh CONFIG CHECKPOINT GPUS_PER_NODE [ARGS of tools/test.py]
+# Several nodes: see tools/torchrun.sh and docs/cluster.md.
 set -euo pipefail
 if [ $# -lt 3 ] || ! [[ $3 =~ ^[1-9][0-9]*$ ]]; then
-    echo "usage: [NNODES=1 NODE_RANK=0 MASTER_ADDR=127.0.0.1 PORT=29500] tools/dist_test.sh CONFIG CHECKPOINT GPUS_PER_NODE [ARGS of tools/test.py]" >&2
+    echo "usage: [NNODES=1 NODE_RANK=0 MASTER_ADDR=127.0.0.1 PORT=29500 | NNODES=4 RDZV=host0:29400] tools/dist_test.sh CONFIG CHECKPOINT GPUS_PER_NODE [ARGS of tools/test.py]" >&2
     exit 2
 fi
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-PYTHON=$ROOT/.venv/bin/python
-[ -x "$PYTHON" ] || PYTHON=python
-cores=$(nproc 2>/dev/null || echo 1)
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((cores / $3) > 8 ? 8 : ((cores / $3) > 0 ? (cores / $3) : 1)))}
-
-exec "$PYTHON" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
-    --nproc_per_node="$3" \
-    "$ROOT/tools/test.py" "$1" "$2" --launcher pytorch "${@:4}"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/torchrun.sh" "$3" test.py "$1" "$2" --launcher pytorch "${@:4}"

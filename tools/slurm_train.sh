@@ -1,22 +1,58 @@
 #!/usr/bin/env bash
 # Train under Slurm, one task a GPU.
 #   GPUS=32 GPUS_PER_NODE=8 CPUS_PER_TASK=8 tools/slurm_train.sh PARTITION JOB CONFIG [ARGS of tools/train.py]
-# More options for srun (account, time limit ...) go into SRUN_ARGS.
+# waits for the run (srun). With SUBMIT=1 it is queued instead (sbatch); that job saves and goes back into the queue before its
+# time is over or when it is preempted, and goes on from its last good checkpoint when it starts again. In a job of
+# your own (salloc, sbatch) it runs with what the job has; PARTITION and JOB are then not used.
+#   SRUN_ARGS, SBATCH_ARGS  more options (account, time limit, --gres=none on CPUs ...)
+#   WARNING=180             seconds before the end of its time at which a queued job is told to save
 set -euo pipefail
 if [ $# -lt 3 ]; then
-    echo "usage: [GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=8 SRUN_ARGS=...] tools/slurm_train.sh PARTITION JOB CONFIG [ARGS of tools/train.py]" >&2
+    echo "usage: [SUBMIT=1 GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=8 SRUN_ARGS=... SBATCH_ARGS=...] tools/slurm_train.sh PARTITION JOB CONFIG [ARGS of tools/train.py]" >&2
     exit 2
 fi
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-PYTHON=$ROOT/.venv/bin/python
+ROOT=${CMAE_MM_ROOT:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
+PYTHON=${CMAE_MM_PYTHON:-$ROOT/.venv/bin/python}
 [ -x "$PYTHON" ] || PYTHON=python
 GPUS=${GPUS:-8}
 PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))}
 CPUS=${CPUS_PER_TASK:-8}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$CPUS}
+place=(--partition="$1" --job-name="$2")
+size=(--gres="gpu:$PER_NODE" --ntasks="$GPUS" --ntasks-per-node="$PER_NODE" --cpus-per-task="$CPUS")
+train=("$PYTHON" -u "$ROOT/tools/train.py" "$3" --launcher slurm)
 
-# shellcheck disable=SC2086  # SRUN_ARGS holds several words on purpose
-exec srun --partition="$1" --job-name="$2" \
-    --gres="gpu:$PER_NODE" --ntasks="$GPUS" --ntasks-per-node="$PER_NODE" --cpus-per-task="$CPUS" \
-    --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-    "$PYTHON" -u "$ROOT/tools/train.py" "$3" --launcher slurm "${@:4}"
+if [ -n "${SUBMIT:-}" ]; then
+    # Slurm runs a copy of the script, which no longer lies beside the others: hence the command in words.
+    command=$(printf '%q ' env -u SUBMIT CMAE_MM_ROOT="$ROOT" CMAE_MM_QUEUED=1 bash "$ROOT/tools/slurm_train.sh" "$@")
+    # shellcheck disable=SC2086  # SBATCH_ARGS holds several words on purpose
+    exec sbatch "${place[@]}" "${size[@]}" --requeue --open-mode=append --signal="B:USR1@${WARNING:-180}" \
+        ${SBATCH_ARGS:-} --wrap="exec $command"
+fi
+# Two jobs may share a node.
+[ -z "${SLURM_JOB_ID:-}" ] || export MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))}
+if [ -z "${CMAE_MM_QUEUED:-}" ]; then
+    [ -z "${SLURM_JOB_ID:-}" ] || place=()
+    # shellcheck disable=SC2086  # SRUN_ARGS holds several words on purpose
+    exec srun "${place[@]}" "${size[@]}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} "${train[@]}" "${@:4}"
+fi
+
+# A queued job. srun gets the signal that comes to this script, and hands it to all tasks.
+# shellcheck disable=SC2086
+srun "${size[@]}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} "${train[@]}" --resume "${@:4}" &
+run=$!
+told=""
+trap 'told=1; kill -USR1 "$run" 2>/dev/null' USR1
+trap 'told=1; kill -TERM "$run" 2>/dev/null' TERM
+code=0
+wait "$run" || code=$?
+while kill -0 "$run" 2>/dev/null; do # a signal ends a wait
+    code=0
+    wait "$run" || code=$?
+done
+# 75: stopped and saved, not done. Above 128: a task did not leave in time, and was ended.
+if [ "$code" -eq 75 ] || { [ -n "$told" ] && [ "$code" -gt 128 ]; }; then
+    echo "slurm_train.sh: not done; job $SLURM_JOB_ID goes back into the queue"
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from cmae_mm.engine.finite_hook import EXIT_CODE
 from cmae_mm.engine.loops import ResumableEpochLoop, resumable_loop
 from cmae_mm.engine.random_states import STATES, gather_random_states
 from cmae_mm.engine.schedules import base_values, replay_schedules, states_of_schedules
+from cmae_mm.engine.signals import leave_signals_to_the_main_process
 from cmae_mm.errors import UserError
 
 POSITION = "position"  # in a checkpoint: iterations done of the epoch, and how many it has
@@ -44,6 +47,9 @@ class SuiteRunner(Runner):
         self._loaded_keys: set[str] = set()
         self._position: dict[str, int] = {}
         super().__init__(*args, **kwargs)
+        self._schedules_recipe = copy.deepcopy(
+            self.param_schedulers
+        )  # training replaces it by what it builds
 
     def build_train_loop(self, loop: Any) -> Any:
         """See the base class; mmengine's loops become those that resume in mid-epoch."""
@@ -99,6 +105,22 @@ class SuiteRunner(Runner):
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint
 
+    @staticmethod
+    def build_dataloader(*args: Any, **kwargs: Any) -> Any:
+        """See the base class. Loader processes leave signals to the main process."""
+        loader = Runner.build_dataloader(*args, **kwargs)
+        loader.worker_init_fn = partial(leave_signals_to_the_main_process, init=loader.worker_init_fn)
+        return loader
+
+    def train(self) -> nn.Module:
+        """See the base class."""
+        try:
+            return super().train()
+        finally:
+            for hook in self.hooks:
+                if hasattr(hook, "close"):
+                    hook.close()
+
     def load_or_resume(self) -> None:
         """See the base class; without a named checkpoint a run goes on from the newest one whose hash fits.
 
@@ -113,7 +135,7 @@ class SuiteRunner(Runner):
                     named = [self._good_checkpoint(named[0])]
                 except UserError as error:
                     complaint = [str(error)]
-            self._stop_together(complaint)
+            self.stop_together(complaint)
             dist.broadcast_object_list(named)
             self._load_from = named[0]
             self._resume = named[0] is not None
@@ -131,8 +153,15 @@ class SuiteRunner(Runner):
         self.logger.info(f"resume from {found}" if found else "nothing to resume from: the run starts anew")
         return str(found) if found else None
 
-    def _stop_together(self, complaint: list[str]) -> None:
-        """End all processes if the first one has a complaint; only that one says it."""
+    def stop_together(self, complaint: list[str]) -> None:
+        """End all processes if the first one has a complaint; only that one says it.
+
+        Args:
+            complaint: One sentence, or an empty one.
+
+        Raises:
+            UserError: The sentence.
+        """
         dist.broadcast_object_list(complaint)
         if complaint[0]:
             if self.rank == 0:
@@ -175,8 +204,8 @@ class SuiteRunner(Runner):
                 "had always been so"
             )
         loop.start_at(loop.epoch, done)
-        if changed:
-            replay_schedules(self, bases, loop.iter, length)
+        if changed and self._schedules_recipe is not None:
+            replay_schedules(self, self._schedules_recipe, bases, loop.iter, length)
 
     def save_checkpoint(
         self,
@@ -220,7 +249,7 @@ class SuiteRunner(Runner):
                 )
             except UserError as error:
                 complaint = [str(error)]
-        self._stop_together(complaint)
+        self.stop_together(complaint)
 
     def _write(
         self,

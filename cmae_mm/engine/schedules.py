@@ -36,7 +36,9 @@ def base_values(optim_wrapper: Any) -> list[dict[str, float]]:
     return [{k.removeprefix(_INITIAL): v for k, v in g.items() if k.startswith(_INITIAL)} for g in groups]
 
 
-def replay_schedules(runner: Any, bases: list[dict[str, float]], iterations: int, per_epoch: int) -> None:
+def replay_schedules(
+    runner: Any, recipe: Any, bases: list[dict[str, float]], iterations: int, per_epoch: int
+) -> None:
     """Bring schedules where they would be if epochs had always had this many iterations.
 
     A schedule of mmengine computes each value from the one before, so schedules are built anew from the config and
@@ -44,16 +46,15 @@ def replay_schedules(runner: Any, bases: list[dict[str, float]], iterations: int
 
     Args:
         runner: A runner that was resumed; changed in place.
+        recipe: What the config says of schedules.
         bases: See `base_values`.
         iterations: That are done.
         per_epoch: Iterations in an epoch.
     """
-    if runner.param_schedulers is None:
-        return
     for group, values in zip(runner.optim_wrapper.param_groups, bases, strict=True):
         for name, value in values.items():
             group[name] = group[_INITIAL + name] = value
-    schedules = runner.build_param_scheduler(copy.deepcopy(runner.cfg.param_scheduler))
+    schedules = runner.build_param_scheduler(copy.deepcopy(recipe))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch expects steps of the optimizer between those of schedules
         for done in range(1, iterations + 1):

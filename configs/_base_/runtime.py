@@ -4,6 +4,7 @@ from mmengine.hooks import DistSamplerSeedHook, IterTimerHook, LoggerHook, Param
 from mmengine.visualization import LocalVisBackend, Visualizer
 
 from cmae_mm.engine.checkpoint_hook import SuiteCheckpointHook
+from cmae_mm.engine.stopping import StopHook
 
 default_scope = "mmpretrain"
 default_hooks = dict(
@@ -13,6 +14,7 @@ default_hooks = dict(
     param_scheduler=dict(type=ParamSchedulerHook),
     checkpoint=dict(type=SuiteCheckpointHook, interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type=DistSamplerSeedHook),
+    stop=dict(type=StopHook, grace=120),  # seconds from SIGTERM or SIGUSR1 to the end
 )
 env_cfg = dict(
     cudnn_benchmark=False,
