@@ -1,6 +1,6 @@
 # The verbs of the project. Each one works as the first command on an empty machine.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench
+.PHONY: help setup demo test test-slow test-distributed lint bench
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ ARGS ?=
 RECIPE ?= configs/benchmark/mini.toml
 
 help:  ## show the verbs
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
 	@echo "  PYTHON=/path/to/python3.11 make setup    chooses the interpreter; ARGS='...' is passed on"
 
 setup:  ## create .venv and install everything (first time: minutes; again: seconds)
@@ -22,6 +22,9 @@ test: setup  ## run the test suite
 
 test-slow: setup  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-distributed: setup  ## run the tests with several processes and nodes (at most 25 minutes)
+	@$(BIN)/python -m pytest -m distributed $(ARGS)
 
 lint: setup  ## check format, style and types
 	@$(BIN)/ruff format --check .

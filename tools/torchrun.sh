@@ -20,16 +20,14 @@ cores=$(nproc 2>/dev/null || echo 1)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((cores / $1) > 8 ? 8 : ((cores / $1) > 0 ? (cores / $1) : 1)))}
 
 if [ -n "${RDZV:-}" ]; then
-    meeting=(--nnodes="${NNODES:-1}" --rdzv_backend=c10d --rdzv_endpoint="$RDZV" --rdzv_id="${RDZV_ID:-cmae-mm}"
-        --max_restarts="${MAX_RESTARTS:-0}")
+    meeting=(--nnodes="${NNODES:-1}" --rdzv_backend=c10d --rdzv_endpoint="$RDZV" --rdzv_id="${RDZV_ID:-cmae-mm}")
     [ -z "${LOCAL_ADDR:-}" ] || meeting+=(--local_addr="$LOCAL_ADDR")
 else
     meeting=(--nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}"
-        --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}"
-        --max_restarts="${MAX_RESTARTS:-0}")
+        --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")
 fi
 
 # SIGUSR1 is not among torchrun's own signals: it would end torchrun and leave the processes behind.
-exec "$PYTHON" -m torch.distributed.run "${meeting[@]}" --nproc_per_node="$1" \
+exec "$PYTHON" -m torch.distributed.run "${meeting[@]}" --nproc_per_node="$1" --max_restarts="${MAX_RESTARTS:-0}" \
     --signals_to_handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown_timeout="${SHUTDOWN_TIMEOUT:-150}" \
     "$ROOT/tools/$2" "${@:3}"

@@ -6,6 +6,8 @@ The same config runs on 32 GPUs, on one GPU, and on two CPU processes; no config
 from __future__ import annotations
 
 import os
+import subprocess
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -85,19 +87,39 @@ def _without_gpu(cfg: Config, amp: bool) -> list[str]:
 
 def _start_gloo(cfg: Config, launcher: str) -> None:
     """Make the process group before the runner does: mmengine's own start needs CUDA."""
-    if launcher != "pytorch":
+    if launcher not in ("pytorch", "slurm"):
         raise UserError(
-            f"--launcher {launcher}: without a GPU only --launcher pytorch works; use tools/dist_train.sh"
+            f"--launcher {launcher}: without a GPU only --launcher pytorch or slurm works; use tools/dist_train.sh"
         )
+    if launcher == "slurm":
+        _take_slurm_places()
     if "RANK" not in os.environ:
         raise UserError(
             "--launcher pytorch: RANK is not set; start the processes with tools/dist_train.sh CONFIG GPUS"
         )
     if not dist.is_initialized():
-        dist.init_process_group("gloo")
+        timeout = ((cfg.get("env_cfg") or {}).get("dist_cfg") or {}).get("timeout", 1800)
+        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
     cfg.model_wrapper_cfg = dict(
         type="MMDistributedDataParallel",
         device_ids=None,
         broadcast_buffers=False,
         find_unused_parameters=False,
     )
+
+
+def _take_slurm_places() -> None:
+    """Tell torch what Slurm tells its tasks; with a GPU mmengine does the same."""
+    names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+    missing = [name for name in (*names.values(), "SLURM_NODELIST") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"--launcher slurm: {missing[0]} is not set; start the processes with srun, as tools/slurm_train.sh does"
+        )
+    for name, told in names.items():
+        os.environ[name] = os.environ[told]
+    if "MASTER_ADDR" not in os.environ:
+        command = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
+        hosts = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        os.environ["MASTER_ADDR"] = hosts[0]
+    os.environ.setdefault("MASTER_PORT", "29500")

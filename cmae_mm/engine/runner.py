@@ -28,6 +28,7 @@ from cmae_mm.engine.cpu import fit_to_cpu
 from cmae_mm.engine.environment import bare_model
 from cmae_mm.engine.finite_hook import EXIT_CODE
 from cmae_mm.engine.loops import ResumableEpochLoop, resumable_loop
+from cmae_mm.engine.lost_peers import translate
 from cmae_mm.engine.random_states import STATES, gather_random_states
 from cmae_mm.engine.schedules import base_values, replay_schedules, states_of_schedules
 from cmae_mm.engine.signals import leave_signals_to_the_main_process
@@ -113,9 +114,18 @@ class SuiteRunner(Runner):
         return loader
 
     def train(self) -> nn.Module:
-        """See the base class."""
+        """See the base class.
+
+        Raises:
+            UserError: This process no longer hears from another one.
+        """
         try:
             return super().train()
+        except RuntimeError as error:
+            lost = translate(error, self)
+            if lost is None:
+                raise
+            raise lost from error
         finally:
             for hook in self.hooks:
                 if hasattr(hook, "close"):

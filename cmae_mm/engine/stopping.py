@@ -107,8 +107,6 @@ class StopHook(Hook):
             runner.writer.wait()
         except UserError as error:
             complaint = [str(error)]
-        if self._watch is not None:
-            self._watch.close(ignore=True)
         runner.stop_together(complaint)  # waits for the first process, which writes
         if runner.rank == 0:
             name = self._watch.request.name if self._watch and self._watch.request else "another process"
@@ -118,4 +116,6 @@ class StopHook(Hook):
             runner.logger.warning(
                 f"stopped by {name} after iteration {runner.iter + 1} (epoch {runner.epoch + 1}): {saved}"
             )
+        if self._watch is not None:
+            self._watch.close(ignore=True)
         raise SystemExit(STOPPED)

@@ -66,7 +66,16 @@ class Stop(Exception):
 
 
 def build(
-    work, kind="epochs", workers=0, persistent=False, resume=False, stop_at=None, batch=4, every=1, **hook
+    work,
+    kind="epochs",
+    workers=0,
+    persistent=False,
+    resume=False,
+    stop_at=None,
+    batch=4,
+    every=1,
+    more=(),
+    **hook,
 ):
     loop, sampler, length, _ = KINDS[kind]
 
@@ -104,7 +113,10 @@ def build(
             ),
         ],
         default_hooks=dict(logger=None, checkpoint=dict(type=SuiteCheckpointHook, **saving, **hook)),
-        custom_hooks=[dict(type=EMAHook), dict(type=RandomStateHook), dict(type=PlainCheckpointHook)],
+        custom_hooks=[
+            *map(dict, more),
+            *(dict(type=t) for t in (EMAHook, RandomStateHook, PlainCheckpointHook)),
+        ],
         randomness=dict(seed=3),
         resume=resume,
         experiment_name=f"{work.parent.name}_{work.name}_{resume}",

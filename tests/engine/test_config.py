@@ -143,7 +143,11 @@ def test_float16_keeps_its_loss_scaler(monkeypatch, scale):
 
 @pytest.mark.parametrize(
     ("launcher", "what"),
-    [("pytorch", "RANK is not set; start the processes with"), ("slurm", "only --launcher pytorch")],
+    [
+        ("pytorch", "RANK is not set; start the processes with"),
+        ("slurm", "SLURM_PROCID is not set"),
+        ("mpi", "only --launcher pytorch or slurm"),
+    ],
 )
 def test_launchers_that_did_not_launch(no_gpu, monkeypatch, launcher, what):
     monkeypatch.delenv("RANK", raising=False)

@@ -1,8 +1,10 @@
 """The shell scripts parse, refuse missing arguments with a usage line, and call the right program."""
 
 import os
+import signal
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,9 @@ def checkout(tmp_path):
     (tmp_path / "tools").mkdir()
     for script in ROOT.glob("tools/*.sh"):
         (tmp_path / "tools" / script.name).write_text(script.read_text())
-    for program in (tmp_path / ".venv" / "bin" / "python", tmp_path / "bin" / "srun"):
-        program.parent.mkdir(parents=True)
+    programs = [tmp_path / ".venv" / "bin" / "python", *(tmp_path / "bin" / n for n in ("srun", "sbatch"))]
+    for program in programs:
+        program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text('#!/bin/bash\necho "$OMP_NUM_THREADS"\nprintf "%s\\n" "$@"\n')
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return tmp_path
@@ -46,6 +49,8 @@ def test_parses_and_is_executable(script):
         ("dist_test.sh", ("config.py", "8")),
         ("dist_test.sh", ("config.py", "8", "file.pth")),
         ("slurm_train.sh", ("partition", "job")),
+        ("torchrun.sh", ("8",)),
+        ("torchrun.sh", ("none", "train.py")),
     ],
 )
 def test_usage_error(name, args):
@@ -65,30 +70,102 @@ def test_dist_train_passes_nodes_and_arguments(checkout):
     assert args[:2] == ["-m", "torch.distributed.run"]
     wanted = "--nnodes=4 --node_rank=2 --master_addr=host0 --master_port=1234 --nproc_per_node=8"
     assert args[2:7] == wanted.split()
+    assert args[7] == "--max_restarts=0"
     train = str(checkout / "tools" / "train.py")
-    assert args[7:] == [train, "a config.py", "--launcher", "pytorch", "--cfg-options", "a=b c"]
+    assert args[-6:] == [train, "a config.py", "--launcher", "pytorch", "--cfg-options", "a=b c"]
+
+
+CLEAN = dict.fromkeys(("NNODES", "NODE_RANK", "MASTER_ADDR", "PORT", "OMP_NUM_THREADS", "SLURM_JOB_ID"), "")
+
+
+def test_a_meeting_point_with_restarts_resumes(checkout):
+    env = CLEAN | {
+        "NNODES": "3:4",
+        "RDZV": "host0:29400",
+        "MAX_RESTARTS": "5",
+        "RDZV_ID": "x",
+        "LOCAL_ADDR": "10.0.0.2",
+    }
+    args = call(checkout / "tools" / "dist_train.sh", "c.py", "8", "--seed", "1", **env).stdout.splitlines()[
+        1:
+    ]
+    wanted = "--nnodes=3:4 --rdzv_backend=c10d --rdzv_endpoint=host0:29400 --rdzv_id=x --local_addr=10.0.0.2"
+    assert args[2:9] == [*wanted.split(), "--nproc_per_node=8", "--max_restarts=5"]
+    assert any(a.startswith("--signals_to_handle=") and a.endswith(",SIGUSR1") for a in args)
+    assert args[-6:] == ["c.py", "--launcher", "pytorch", "--resume", "--seed", "1"]
+
+
+@pytest.mark.parametrize("given", [("--resume", "f.pth"), ("--resume=f.pth",)])
+def test_a_named_checkpoint_is_left_alone(checkout, given):
+    result = call(checkout / "tools" / "dist_train.sh", "c.py", "8", *given, **CLEAN, MAX_RESTARTS="1")
+    assert sum(a.startswith("--resume") for a in result.stdout.splitlines()) == 1
 
 
 def test_dist_test_defaults(checkout):
-    clean = dict.fromkeys(("NNODES", "NODE_RANK", "MASTER_ADDR", "PORT", "OMP_NUM_THREADS"), "")
-    result = call(checkout / "tools" / "dist_test.sh", "c.py", "w.pth", "2", "--out", "o.json", **clean)
+    result = call(checkout / "tools" / "dist_test.sh", "c.py", "w.pth", "2", "--out", "o.json", **CLEAN)
     threads, *args = result.stdout.splitlines()
     assert int(threads) >= 1
     wanted = "--nnodes=1 --node_rank=0 --master_addr=127.0.0.1 --master_port=29500 --nproc_per_node=2"
     assert args[2:7] == wanted.split()
     program = str(checkout / "tools" / "test.py")
-    assert args[7:] == [program, "c.py", "w.pth", "--launcher", "pytorch", "--out", "o.json"]
+    assert args[-6:] == [program, "c.py", "w.pth", "--launcher", "pytorch", "--out", "o.json"]
 
 
 def test_slurm_asks_for_the_gpus(checkout):
     path = f"{checkout / 'bin'}:{os.environ['PATH']}"
-    env = {"PATH": path, "GPUS": "4", "GPUS_PER_NODE": "", "CPUS_PER_TASK": "6", "OMP_NUM_THREADS": ""}
+    env = CLEAN | {"PATH": path, "GPUS": "4", "GPUS_PER_NODE": "", "CPUS_PER_TASK": "6"}
     result = call(checkout / "tools" / "slurm_train.sh", "part", "name", "c.py", "--resume", **env)
     threads, *args = result.stdout.splitlines()
     assert threads == "6"
     for option in ("--partition=part", "--job-name=name", "--gres=gpu:4", "--ntasks=4", "--cpus-per-task=6"):
         assert option in args
     assert args[-5:] == [str(checkout / "tools" / "train.py"), "c.py", "--launcher", "slurm", "--resume"]
+    inside = call(
+        checkout / "tools" / "slurm_train.sh", "part", "name", "c.py", **env | {"SLURM_JOB_ID": "7"}
+    )
+    assert "--partition=part" not in inside.stdout  # the job has its own
+
+
+def test_a_queued_job_warns_requeues_and_calls_the_script_again(checkout):
+    env = CLEAN | {"PATH": f"{checkout / 'bin'}:{os.environ['PATH']}", "SUBMIT": "1", "WARNING": "90"}
+    result = call(checkout / "tools" / "slurm_train.sh", "part", "name", "a config.py", "--seed", "1", **env)
+    args = result.stdout.splitlines()
+    for option in ("--partition=part", "--requeue", "--open-mode=append", "--signal=B:USR1@90", "--ntasks=8"):
+        assert option in args
+    wrapped = args[-1]
+    assert wrapped.startswith("--wrap=exec env -u SUBMIT CMAE_MM_ROOT=")
+    assert wrapped.endswith("part name a\\ config.py --seed 1 ")
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "again"),
+    [(75, False, True), (0, True, False), (2, True, False), (143, True, True), (1, False, False)],
+)
+def test_a_queued_job_goes_back_into_the_queue_when_it_was_stopped(checkout, code, told, again):
+    """srun is a stand-in that, once told, notes the signal and leaves with the code."""
+    srun, scontrol = checkout / "bin" / "srun", checkout / "bin" / "scontrol"
+    srun.write_text(
+        f"#!/bin/bash\ntrap 'echo told; exit {code}' USR1\necho \"args $*\"\n"
+        + (f"touch {checkout}/ready; for _ in $(seq 300); do sleep 0.1; done\n" if told else f"exit {code}\n")
+    )
+    scontrol.write_text('#!/bin/bash\necho "scontrol $*"\n')
+    scontrol.chmod(0o755)
+    env = CLEAN | {
+        "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "77",
+        "CMAE_MM_QUEUED": "1",
+    }
+    words = ["bash", str(checkout / "tools" / "slurm_train.sh"), "part", "name", "c.py"]
+    job = subprocess.Popen(words, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True)
+    if told:
+        while not (checkout / "ready").exists():
+            time.sleep(0.02)
+        job.send_signal(signal.SIGUSR1)
+    out, _ = job.communicate(timeout=60)
+    assert job.returncode == code
+    assert "c.py --launcher slurm --resume" in out
+    assert ("told" in out) == told
+    assert ("scontrol requeue 77" in out) == again
 
 
 def test_setup_refuses_an_unsuitable_python(tmp_path):

@@ -1,0 +1,139 @@
+"""Requests to stop: saved and left after the iteration, a second one at once, a checkpoint is never spoilt by them."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from cmae_mm.engine import checkpoint_file
+from cmae_mm.engine.checkpoint_file import newest_good
+from cmae_mm.engine.stopping import STOPPED, StopHook
+from cmae_mm.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+@HOOKS.register_module()
+class Signalling(Hook):
+    """Sends this process a signal in one iteration."""
+
+    def __init__(self, at, number):
+        self.at, self.number = at, number
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter + 1 == self.at:
+            os.kill(os.getpid(), self.number)
+            time.sleep(0.2)  # until the thread has seen it
+
+
+def with_signal(at, number=signal.SIGTERM):
+    return [dict(type=Signalling, at=at, number=number), dict(type=StopHook, grace=60)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("kind", ["epochs", "iterations"])
+def test_saves_after_the_iteration_and_leaves(tmp_path, toy, number, kind):
+    before = signal.getsignal(number)
+    toy.train(tmp_path / "whole", kind=kind, every=100)
+    with pytest.raises(SystemExit) as left:
+        toy.train(tmp_path / "parts", kind=kind, every=100, more=with_signal(9, number))
+    assert left.value.code == STOPPED == 75
+    assert signal.getsignal(number) in (signal.SIG_IGN, before)
+    signal.signal(number, before)
+    assert newest_good(tmp_path / "parts") == (tmp_path / "parts" / "iter_9.pth", [])
+    log = next((tmp_path / "parts").glob("*/*.log")).read_text()
+    assert f"stopped by {number.name} after iteration 9" in log
+    toy.train(tmp_path / "parts", kind=kind, every=100, resume=True)
+    toy.same_end(tmp_path / "whole", tmp_path / "parts", "epoch_3.pth" if kind == "epochs" else "iter_14.pth")
+
+
+def test_in_the_last_iteration_the_run_is_finished_instead(tmp_path, toy):
+    toy.train(tmp_path, kind="iterations", every=100, more=with_signal(14))
+    assert newest_good(tmp_path)[0].name == "iter_14.pth"
+
+
+def test_in_the_middle_of_a_checkpoint_both_are_whole(tmp_path, toy, monkeypatch):
+    """The signal comes while the checkpoint of iteration 4 is being written; that of iteration 5 follows."""
+    writing = threading.Event()
+    sync = os.fsync
+
+    def slow(descriptor):
+        writing.set()
+        time.sleep(0.3)
+        sync(descriptor)
+
+    def send():
+        writing.wait(30)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(checkpoint_file.os, "fsync", slow)
+    threading.Thread(target=send).start()
+    with pytest.raises(SystemExit):
+        toy.train(tmp_path, every=4, more=[dict(type=StopHook)])
+    signal.signal(signal.SIGTERM, before)
+    for path in tmp_path.glob("*.pth"):
+        assert checkpoint_file.fault_of(path) is None
+    assert (tmp_path / "iter_4.pth").exists()
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_checkpoint_that_cannot_be_written_in_the_background_ends_the_run(tmp_path, toy, monkeypatch):
+    def full(state, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cmae_mm.engine.checkpoint_writer.write_checkpoint", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        toy.train(tmp_path, every=3, more=[dict(type=StopHook)])
+
+
+PROGRAM = """
+import sys, time
+from cmae_mm.engine.signals import SignalWatch
+watch = SignalWatch(grace=float(sys.argv[1]))
+print("ready", flush=True)
+time.sleep(float(sys.argv[2]))
+print(watch.request.name if watch.request else "nothing", flush=True)
+watch.close()
+"""
+
+
+def program(grace, seconds):
+    words = [sys.executable, "-c", PROGRAM, str(grace), str(seconds)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_one_request_that_comes_twice_at_a_time_is_one():
+    process = program(60, 1)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    assert process.communicate(timeout=30) == ("SIGTERM\n", "")
+    assert process.returncode == 0
+
+
+def test_a_second_sigterm_leaves_at_once():
+    process = program(60, 60)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(2.2)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert "left at once: a second SIGTERM" in process.communicate(timeout=30)[1]
+    assert time.monotonic() - began < 20
+    assert process.returncode == 143
+
+
+def test_the_time_to_leave_has_an_end():
+    process = program(0.3, 60)
+    process.send_signal(signal.SIGUSR1)
+    assert "not done 0.3 s after SIGUSR1" in process.communicate(timeout=30)[1]
+    assert process.returncode == 143
