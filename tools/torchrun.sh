@@ -4,7 +4,7 @@
 # Several nodes, called on each, either with fixed places:
 #   NNODES=4 NODE_RANK=0 MASTER_ADDR=host0 [PORT=29500]
 # or by a meeting point, with restarts (all nodes alike; NNODES may be MIN:MAX):
-#   NNODES=4 RDZV=host0:29400 [MAX_RESTARTS=3 RDZV_ID=name LOCAL_ADDR=address of this node]
+#   NNODES=4 RDZV=host0:29400 [MAX_RESTARTS=3 RDZV_ID=name RDZV_CONF=key=value,... LOCAL_ADDR=address of this node]
 # SHUTDOWN_TIMEOUT: seconds that processes get to save when a signal comes; a little more than the config's
 # default_hooks.stop.grace.
 set -euo pipefail
@@ -21,6 +21,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((cores / $1) > 8 ? 8 : ((cores / $1
 
 if [ -n "${RDZV:-}" ]; then
     meeting=(--nnodes="${NNODES:-1}" --rdzv_backend=c10d --rdzv_endpoint="$RDZV" --rdzv_id="${RDZV_ID:-cmae-mm}")
+    [ -z "${RDZV_CONF:-}" ] || meeting+=(--rdzv_conf="$RDZV_CONF")
     [ -z "${LOCAL_ADDR:-}" ] || meeting+=(--local_addr="$LOCAL_ADDR")
 else
     meeting=(--nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}"

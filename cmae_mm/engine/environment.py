@@ -32,6 +32,16 @@ def bare_model(runner: Any) -> Any:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
+def timeout_of(cfg: Config) -> float:
+    """Returns: Seconds that a process waits for the others, from ``env_cfg.dist_cfg.timeout``; 1800 without it.
+
+    Args:
+        cfg: A config.
+    """
+    found = ((cfg.get("env_cfg") or {}).get("dist_cfg") or {}).get("timeout", 1800)
+    return float(found)
+
+
 def adapt(cfg: Config, launcher: str = "none", amp: bool = False) -> list[str]:
     """Fit a config to this machine.
 
@@ -98,8 +108,7 @@ def _start_gloo(cfg: Config, launcher: str) -> None:
             "--launcher pytorch: RANK is not set; start the processes with tools/dist_train.sh CONFIG GPUS"
         )
     if not dist.is_initialized():
-        timeout = ((cfg.get("env_cfg") or {}).get("dist_cfg") or {}).get("timeout", 1800)
-        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout_of(cfg)))
     cfg.model_wrapper_cfg = dict(
         type="MMDistributedDataParallel",
         device_ids=None,

@@ -93,13 +93,21 @@ def _nothing(number: int, frame: FrameType | None) -> None:
 def leave_signals_to_the_main_process(worker_id: int, init: Any = None) -> None:
     """Let a loader process ignore requests to stop, which schedulers send to every process of a job.
 
-    It ends when its main process does. Without this it would die first, and the main process of the error.
+    Without this it would die first, and the main process of the error. A SIGTERM from the main process itself is
+    obeyed: Python ends what is left of its children with one, and waits for them.
 
     Args:
         worker_id: From torch.
         init: Another function to call with it.
     """
-    for number in REQUESTS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # now, as later threads inherit it
+    threading.Thread(target=_obey_the_main_process, args=(os.getppid(),), daemon=True).start()
     if init is not None:
         init(worker_id)
+
+
+def _obey_the_main_process(main: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != main:
+        pass
+    os._exit(0)

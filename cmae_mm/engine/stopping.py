@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from typing import Any, NoReturn
 
 import torch
@@ -11,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from cmae_mm.engine.checkpoint_hook import checkpoint_hook
+from cmae_mm.engine.environment import timeout_of
 from cmae_mm.engine.finite_hook import EXIT_CODE
 from cmae_mm.engine.signals import SignalWatch
 from cmae_mm.errors import UserError
@@ -23,11 +25,14 @@ class Agreement:
     """The highest vote of all processes, which each learns one call later.
 
     The exchange runs while the next iteration is computed, among CPUs, so that no device waits for it.
+
+    Args:
+        timeout: Seconds that a process waits for the others.
     """
 
-    def __init__(self) -> None:
-        several = dist.get_world_size() > 1
-        self._group = torch.distributed.new_group(backend="gloo") if several else None
+    def __init__(self, timeout: float = 1800.0) -> None:
+        several, limit = dist.get_world_size() > 1, timedelta(seconds=timeout)
+        self._group = torch.distributed.new_group(backend="gloo", timeout=limit) if several else None
         self._vote = torch.zeros(1, dtype=torch.int32)
         self._work: Any = None
 
@@ -75,7 +80,7 @@ class StopHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Take signals from here on."""
-        self._agreement = Agreement()
+        self._agreement = Agreement(timeout_of(runner.cfg))
         if threading.current_thread() is threading.main_thread():  # others may not
             self._watch = SignalWatch(self.grace)
 

@@ -94,6 +94,30 @@ def test_a_checkpoint_that_cannot_be_written_in_the_background_ends_the_run(tmp_
         toy.train(tmp_path, every=3, more=[dict(type=StopHook)])
 
 
+LOADER = """
+import multiprocessing, os, signal, subprocess, time
+from cmae_mm.engine.signals import leave_signals_to_the_main_process
+def work(pipe):
+    leave_signals_to_the_main_process(0, init=pipe.send)
+    time.sleep(60)
+ours, theirs = multiprocessing.Pipe()
+child = multiprocessing.get_context("fork").Process(target=work, args=(theirs,), daemon=True)
+child.start()
+assert ours.recv() == 0
+for number in ("TERM", "USR1"):
+    subprocess.run(["bash", "-c", f"kill -{number} {child.pid}"], check=True)
+time.sleep(0.5)
+print(child.is_alive())
+"""
+
+
+def test_a_loader_process_obeys_its_main_process_alone():
+    """The daemon child is still there at the end; Python sends it SIGTERM and waits for it."""
+    words = [sys.executable, "-c", LOADER]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False)
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+
+
 PROGRAM = """
 import sys, time
 from cmae_mm.engine.signals import SignalWatch

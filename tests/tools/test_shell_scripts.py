@@ -108,7 +108,7 @@ def test_dist_test_defaults(checkout):
     wanted = "--nnodes=1 --node_rank=0 --master_addr=127.0.0.1 --master_port=29500 --nproc_per_node=2"
     assert args[2:7] == wanted.split()
     program = str(checkout / "tools" / "test.py")
-    assert args[-6:] == [program, "c.py", "w.pth", "--launcher", "pytorch", "--out", "o.json"]
+    assert args[-7:] == [program, "c.py", "w.pth", "--launcher", "pytorch", "--out", "o.json"]
 
 
 def test_slurm_asks_for_the_gpus(checkout):
