@@ -19,6 +19,7 @@ from cmae_mm.engine.launch import train_main
 
 ranks, kills, seed = (int(word) for word in sys.argv[1:4])
 work, words = Path(sys.argv[4]), sys.argv[5:]
+words[1:1] = ["--resume", "--work-dir", str(work), *(["--launcher", "pytorch"] if ranks > 1 else [])]
 draw = random.Random(seed)
 
 
@@ -38,9 +39,8 @@ def start(life):
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.environ.update(places, RANK=str(rank), LOCAL_RANK=str(rank))
-        launcher = ["--launcher", "pytorch"] if ranks > 1 else []
         try:
-            guard(lambda: train_main([words[0], "--resume", "--work-dir", str(work), *launcher, *words[1:]]))
+            guard(lambda: train_main(words))
         except SystemExit as end:
             sys.stdout.flush()
             sys.stderr.flush()
