@@ -128,7 +128,7 @@ def write_checkpoint(state: dict[str, Any], path: str | Path) -> HashNote:
         part.unlink(missing_ok=True)
         raise
     meta = state["meta"]
-    note = HashNote(meta["epoch"], meta["iter"], hashing.size, time.time(), hashing.hexdigest())
+    note = HashNote(meta["epoch"], meta["iter"], hashing.size, round(time.time(), 3), hashing.hexdigest())
     head = f"# epoch {note.epoch}, iteration {note.iteration}, {note.size} bytes, written {note.written:.3f}"
     write_text(note_path(path), f"{head}\n{note.sha256}  {path.name}\n")
     return note

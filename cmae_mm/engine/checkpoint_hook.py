@@ -75,8 +75,16 @@ class SuiteCheckpointHook(CheckpointHook):
     ) -> None:
         """Save where a checkpoint by iterations is due."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        if self.by_epoch and self.iter_interval and self.every_n_train_iters(runner, self.iter_interval):
+        due = self.by_epoch and self.iter_interval and self.every_n_train_iters(runner, self.iter_interval)
+        if due and not (
+            self.end_of_epoch(runner.train_dataloader, batch_idx) and self._epoch_is_saved(runner)
+        ):
             self.save_now(runner)
+
+    def _epoch_is_saved(self, runner: Any) -> bool:
+        """The condition of mmengine's ``after_train_epoch``."""
+        regular: bool = self.every_n_epochs(runner, self.interval, self.save_begin)
+        return regular or (self.save_last and self.is_last_train_epoch(runner))
 
     def after_train(self, runner: Any) -> None:
         """Wait for the last checkpoint, then see mmengine."""

@@ -112,7 +112,7 @@ def _advice(work_dir: Path) -> str:
     if not saved:
         return "no checkpoint was written yet: start again with a lower optim_wrapper.optimizer.lr or longer warm-up"
     return (
-        f"the last good checkpoint is {saved}: go on from it with --resume (other masks are drawn), or with "
-        "--resume --cfg-options optim_wrapper.clip_grad.max_norm=1.0; if it stops again, start anew with a lower "
-        "optim_wrapper.optimizer.lr"
+        f"the last good checkpoint is {saved}: go on from it with --resume --cfg-options "
+        "optim_wrapper.clip_grad.max_norm=1.0 (--resume alone draws the same again); if it stops again, start anew "
+        "with a lower optim_wrapper.optimizer.lr"
     )

@@ -173,13 +173,13 @@ def test_the_last_and_every_so_many_are_kept(tmp_path, toy):
 
 
 def test_a_resumed_run_removes_what_its_first_part_kept(tmp_path, toy):
-    toy.train(tmp_path, stop_at=9, max_keep_ckpts=3, keep_every=1)
+    toy.train(tmp_path, stop_at=9, interval=1, max_keep_ckpts=3, keep_every=1)
     assert names(tmp_path) == ["epoch_1.pth", "iter_7.pth", "iter_8.pth", "iter_9.pth"]
     (tmp_path / "iter_99.pth").write_bytes(b"of somebody else")
     (tmp_path / ".iter_9.pth.1.part").write_bytes(b"of a writer that was killed")
     os.utime(tmp_path / "iter_99.pth", (1, 1))
-    toy.train(tmp_path, resume=True, max_keep_ckpts=3, keep_every=1)
-    left = ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth", "iter_17.pth", "iter_18.pth", "iter_99.pth"]
+    toy.train(tmp_path, resume=True, interval=1, max_keep_ckpts=3, keep_every=1)
+    left = ["epoch_1.pth", "epoch_2.pth", "epoch_3.pth", "iter_16.pth", "iter_17.pth", "iter_99.pth"]
     assert names(tmp_path) == left
     assert not list(tmp_path.glob(".*.part"))
 

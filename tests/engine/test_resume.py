@@ -12,8 +12,11 @@ from cmae_mm.engine.random_states import random_state, set_random_state
 KINDS = ("epochs", "iterations", "iterations over epochs", "epochs, accumulated", "iterations, accumulated")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stop_at", [1, 5, 6, 8])
+@pytest.mark.parametrize(
+    ("kind", "stop_at"),
+    # mmengine sleeps between passes of a loop by iterations over epochs: once is enough
+    [(k, s) for k in KINDS for s in (1, 5, 6, 8) if k != "iterations over epochs" or s == 8],
+)
 def test_goes_on_with_exactly_what_was_to_come(tmp_path, kind, stop_at, toy):
     whole, _ = toy.train(tmp_path / "whole", kind=kind)
     first, stopped = toy.train(tmp_path / "parts", kind=kind, stop_at=stop_at)
