@@ -23,7 +23,7 @@ test: setup  ## run the test suite
 test-slow: setup  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-distributed: setup  ## run the tests with several processes and nodes (at most 25 minutes)
+test-distributed: setup  ## run the tests that start many processes (25 minutes at most)
 	@$(BIN)/python -m pytest -m distributed $(ARGS)
 
 lint: setup  ## check format, style and types

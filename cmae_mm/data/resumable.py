@@ -24,12 +24,12 @@ class Place(NamedTuple):
     """An index of a data set, and which sample of the run it is.
 
     Attributes:
-        index: Of the data set.
+        row: Index of the data set.
         epoch: From 0; always 0 under a sampler without end.
         number: Of the sample in the epoch, counted over all processes.
     """
 
-    index: int
+    row: int
     epoch: int
     number: int
 
@@ -96,11 +96,11 @@ class SeededSamples(Dataset):
         key = draw_key(self._seed, place.epoch, place.number)
         if get_worker_info() is not None:
             seed_all(key)
-            return self._inside[place.index]
+            return self._inside[place.row]
         state = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
         seed_all(key)
         try:
-            return self._inside[place.index]
+            return self._inside[place.row]
         finally:
             random.setstate(state[0])
             np.random.set_state(state[1])

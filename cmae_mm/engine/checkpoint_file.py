@@ -77,13 +77,14 @@ class _Hashing:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._hash = file, hashlib.sha256()
-        self.size, self.error = 0, None
+        self.size = 0
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         try:
             self._file.write(data)
         except OSError as error:
-            self.error: OSError | None = error  # torch turns it into an error of its own
+            self.error = error  # torch turns it into an error of its own
             raise
         self._hash.update(data)
         self.size += len(data)
@@ -114,7 +115,7 @@ def write_checkpoint(state: dict[str, Any], path: str | Path) -> HashNote:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as handle:
-            hashing = _Hashing(handle)
+            hashing: Any = _Hashing(handle)  # torch only writes to it
             try:
                 torch.save(state, hashing)
             except RuntimeError:

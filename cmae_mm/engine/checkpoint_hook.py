@@ -39,6 +39,9 @@ class SuiteCheckpointHook(CheckpointHook):
         UserError: An interval is no positive number, or ``out_dir`` is no local folder.
     """
 
+    max_keep_ckpts: int
+    file_backend: Any
+
     def __init__(
         self,
         interval: int = -1,

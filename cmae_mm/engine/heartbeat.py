@@ -222,7 +222,7 @@ class HeartbeatHook(Hook):
 def _stack_of(thread: int | None) -> list[str]:
     """Places in the code of a thread, the innermost first."""
     frame: FrameType | None = sys._current_frames().get(thread or -1)
-    places = []
+    places: list[str] = []
     while frame is not None and len(places) < 40:
         places.append(f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})")
         frame = frame.f_back

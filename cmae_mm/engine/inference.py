@@ -14,11 +14,11 @@ from mmengine.runner import set_random_seed
 
 import cmae_mm.compat
 from cmae_mm.checkpoints.safe_load import load_checkpoint
+from cmae_mm.engine.checkpoint_checks import check_same_model
 from cmae_mm.engine.config import load_config, set_data_root
 from cmae_mm.engine.cpu import fit_to_cpu
 from cmae_mm.engine.options import parse_options
 from cmae_mm.engine.preflight import check_datasets
-from cmae_mm.engine.runner import check_same_model
 from cmae_mm.errors import UserError
 
 

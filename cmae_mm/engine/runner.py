@@ -1,56 +1,54 @@
-"""mmengine's runner: checkpoints that hold all of a run and cannot execute code, exact resuming, clear mistakes."""
+"""mmengine's runner, with checkpoints that cannot execute code, exact resuming and clear mistakes."""
 
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mmengine
 import torch
 from mmengine import dist
 from mmengine.device import get_device
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.optim import _ParamScheduler
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
 from cmae_mm.checkpoints.mmengine_loader import make_mmengine_load_safely
 from cmae_mm.checkpoints.safe_load import load_checkpoint
+from cmae_mm.engine.checkpoint_checks import check_resumable, check_same_model, mapping_in
 from cmae_mm.engine.checkpoint_file import fault_of, newest_good
 from cmae_mm.engine.checkpoint_hook import last_checkpoint
-from cmae_mm.engine.checkpoint_writer import CheckpointWriter, snapshot
 from cmae_mm.engine.cpu import fit_to_cpu
-from cmae_mm.engine.environment import bare_model
-from cmae_mm.engine.finite_hook import EXIT_CODE
 from cmae_mm.engine.loops import ResumableEpochLoop, resumable_loop
 from cmae_mm.engine.lost_peers import translate
-from cmae_mm.engine.random_states import STATES, gather_random_states
-from cmae_mm.engine.schedules import base_values, replay_schedules, states_of_schedules
+from cmae_mm.engine.saving_runner import POSITION, SavingRunner
+from cmae_mm.engine.schedules import base_values, replay_schedules
 from cmae_mm.engine.signals import leave_signals_to_the_main_process
 from cmae_mm.errors import UserError
 
-POSITION = "position"  # in a checkpoint: iterations done of the epoch, and how many it has
+_MMENGINES_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
 
 
 @RUNNERS.register_module()
-class SuiteRunner(Runner):
-    """Runner that reads checkpoints safely and strictly, and runs SyncBN models on the CPU."""
+class SuiteRunner(SavingRunner):
+    """Runner that reads checkpoints safely and strictly, resumes exactly, and runs SyncBN models on the CPU."""
+
+    _resume: bool
+    _load_from: str | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         make_mmengine_load_safely()  # parts of a model may load files of their own
-        self.writer = CheckpointWriter()
-        self._config_text = ""
         self._loaded_keys: set[str] = set()
         self._position: dict[str, int] = {}
         super().__init__(*args, **kwargs)
-        self._schedules_recipe = copy.deepcopy(
-            self.param_schedulers
-        )  # training replaces it by what it builds
+        self._schedules_recipe = copy.deepcopy(self.param_schedulers)  # later replaced by what is built
+
+    def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
+        """See the base class; None switches off any hook, not only those that mmengine adds by itself."""
+        kept = {name: h for name, h in (hooks or {}).items() if h is not None or name in _MMENGINES_HOOKS}
+        super().register_default_hooks(kept)
 
     def build_train_loop(self, loop: Any) -> Any:
         """See the base class; mmengine's loops become those that resume in mid-epoch."""
@@ -89,7 +87,7 @@ class SuiteRunner(Runner):
             UserError: If the file is unreadable or belongs to another architecture.
         """
         checkpoint = load_checkpoint(filename)
-        meta = checkpoint["meta"] = dict(_mapping(checkpoint, "meta", filename))
+        meta = checkpoint["meta"] = dict(mapping_in(checkpoint, "meta", filename))
         meta.pop("config", None)  # the base class would execute it
         if self._resume:
             check_resumable(checkpoint, filename)
@@ -163,21 +161,6 @@ class SuiteRunner(Runner):
         self.logger.info(f"resume from {found}" if found else "nothing to resume from: the run starts anew")
         return str(found) if found else None
 
-    def stop_together(self, complaint: list[str]) -> None:
-        """End all processes if the first one has a complaint; only that one says it.
-
-        Args:
-            complaint: One sentence, or an empty one.
-
-        Raises:
-            UserError: The sentence.
-        """
-        dist.broadcast_object_list(complaint)
-        if complaint[0]:
-            if self.rank == 0:
-                raise UserError(complaint[0])
-            raise SystemExit(EXIT_CODE)
-
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """See the base class.
 
@@ -216,162 +199,3 @@ class SuiteRunner(Runner):
         loop.start_at(loop.epoch, done)
         if changed and self._schedules_recipe is not None:
             replay_schedules(self, self._schedules_recipe, bases, loop.iter, length)
-
-    def save_checkpoint(
-        self,
-        out_dir: str,
-        filename: str,
-        file_client_args: dict[str, Any] | None = None,
-        save_optimizer: bool = True,
-        save_param_scheduler: bool = True,
-        meta: dict[str, Any] | None = None,
-        by_epoch: bool = True,
-        backend_args: dict[str, Any] | None = None,
-        then: Callable[[], None] | None = None,
-    ) -> None:
-        """Save the whole run. All processes must call it; the first one writes.
-
-        Args:
-            out_dir: Folder.
-            filename: Name in it.
-            file_client_args: Unused: checkpoints are written to local or mounted disks.
-            save_optimizer: Save what is needed to go on, beside the weights.
-            save_param_scheduler: Save the schedules.
-            meta: ``epoch`` and ``iter`` that are done; see mmengine where they are missing.
-            by_epoch: See mmengine.
-            backend_args: Unused.
-            then: Write in the background, and call this (in a thread) when the file is whole. If None, the file
-                is whole when this returns.
-
-        Raises:
-            UserError: The disk has no room, an earlier checkpoint could not be written, or weights are not finite
-                (process 0; the others exit quietly).
-        """
-        meta = dict(meta or {})
-        meta.setdefault("epoch", self.epoch + int(by_epoch))
-        meta.setdefault("iter", self.iter + int(not by_epoch))
-        states = gather_random_states() if save_optimizer else []
-        complaint = [""]
-        if self.rank == 0:
-            try:
-                self._write(
-                    Path(out_dir) / filename, meta, save_optimizer, save_param_scheduler, states, then
-                )
-            except UserError as error:
-                complaint = [str(error)]
-        self.stop_together(complaint)
-
-    def _write(
-        self,
-        path: Path,
-        meta: dict[str, Any],
-        save_optimizer: bool,
-        save_param_scheduler: bool,
-        states: list[dict[str, Any]],
-        then: Callable[[], None] | None,
-    ) -> None:
-        self.writer.wait()
-        checkpoint: dict[str, Any] = {
-            "meta": {**meta, **self._about()},
-            "state_dict": bare_model(self).state_dict(),
-            "message_hub": self.message_hub.state_dict(),
-        }
-        if save_optimizer:
-            checkpoint["optimizer"] = self.optim_wrapper.state_dict()
-            checkpoint[STATES] = states
-            loop = self.train_loop
-            if isinstance(loop, ResumableEpochLoop):
-                done = loop.done_in_epoch(meta["epoch"], meta["iter"])
-                checkpoint[POSITION] = {"done": done, "iterations": len(loop.dataloader)}
-        if save_param_scheduler and self.param_schedulers is not None:
-            checkpoint["param_schedulers"] = states_of_schedules(self.param_schedulers)
-        self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
-        self.writer.start(snapshot(checkpoint), path, then)
-        if then is None:
-            self.writer.wait()
-
-    def _about(self) -> dict[str, Any]:
-        """What stands in each checkpoint of a run; the config's text takes a second to make."""
-        if not self._config_text:
-            self._config_text = self.cfg.pretty_text
-        return {
-            "cfg": self._config_text,
-            "seed": self.seed,
-            "experiment_name": self.experiment_name,
-            "time": time.strftime("%Y%m%d_%H%M%S", time.localtime()),
-            "mmengine_version": mmengine.__version__,
-        }
-
-
-def check_resumable(checkpoint: Mapping[str, Any], where: str) -> None:
-    """Make sure that the state of a run is plain: counters, options of the optimizer, states of schedules.
-
-    Args:
-        checkpoint: What the file holds.
-        where: File name for the message.
-
-    Raises:
-        UserError: If something is missing or of another kind.
-    """
-    meta = _mapping(checkpoint, "meta", where)
-    faults = [f"meta.{key}" for key in ("epoch", "iter") if type(meta.get(key)) is not int or meta[key] < 0]
-    faults += ["message_hub"] * (not isinstance(checkpoint.get("message_hub"), Mapping))
-    groups = _mapping(checkpoint, "optimizer", where).get("param_groups", [])
-    options = [v for group in groups if isinstance(group, Mapping) for k, v in group.items() if k != "params"]
-    faults += ["optimizer.param_groups"] * (not all(map(_is_plain, options)))
-    states = checkpoint.get("param_schedulers", [])
-    lists = states.values() if isinstance(states, Mapping) else [states]
-    keys = [key for some in lists for state in some for key in state]
-    faults += ["param_schedulers"] * any(callable(getattr(_ParamScheduler, str(key), None)) for key in keys)
-    if faults:
-        raise UserError(
-            f"{where}: cannot be resumed from, {', '.join(faults)} is missing or not what a run writes; give the "
-            f"epoch_N.pth of a training run"
-        )
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(isinstance(item, (bool, int, float, str)) for item in value)
-    return value is None or isinstance(value, (bool, int, float, str, torch.Tensor))
-
-
-def _mapping(checkpoint: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
-    value = checkpoint.get(key, {})
-    if not isinstance(value, Mapping):
-        raise UserError(
-            f"{where}: its {key} is a {type(value).__name__}, not a dictionary; it may be damaged"
-        )
-    return value
-
-
-def check_same_model(model: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
-    """Refuse weights of another architecture.
-
-    Args:
-        model: The model that the config builds.
-        state: State dict of the checkpoint.
-        where: File name for the message.
-
-    Raises:
-        UserError: If a key is missing or unexpected, or a shape differs.
-    """
-    own = model.state_dict()
-    tensors = isinstance(state, Mapping) and all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
-    )
-    if not tensors:
-        raise UserError(f"{where}: its state_dict holds something else than tensors; it may be damaged")
-    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
-    if not (missing or unexpected or shapes):
-        return
-    example = (
-        f"{shapes[0]} is {tuple(state[shapes[0]].shape)} in the file and {tuple(own[shapes[0]].shape)} in the model"
-        if shapes
-        else f"for example {(missing or unexpected)[0]}"
-    )
-    raise UserError(
-        f"{where}: the checkpoint belongs to another architecture: {len(shapes)} shapes differ, {len(missing)} keys "
-        f"missing, {len(unexpected)} unexpected; {example}; use the config that it was trained with"
-    )

@@ -10,8 +10,8 @@ from mmengine.config import Config
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
 from cmae_mm.engine import environment
+from cmae_mm.engine.checkpoint_checks import check_same_model
 from cmae_mm.engine.config import load_config, prepare_work_dir, set_backbone, set_data_root
-from cmae_mm.engine.runner import check_same_model
 from cmae_mm.errors import UserError
 
 LINEAR = glob("configs/mini/vit-mini*_linear_imagenet.py")[0]
