@@ -2,6 +2,7 @@
 
 import errno
 import os
+import runpy
 import subprocess
 import threading
 from pathlib import Path
@@ -236,3 +237,10 @@ def test_a_full_disk_stops_with_the_last_checkpoint_intact(small_disk, looked, m
         save()
     assert newest_good(small_disk) == (first, [])
     assert sorted(p.name for p in small_disk.iterdir()) == ["iter_1.pth", "iter_1.pth.sha256"]
+
+
+def test_the_benchmark_of_saving_runs(tmp_path):
+    tool = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "benchmarks" / "checkpoint_save.py"))
+    found = tool["measure"](tmp_path, 8, 1)
+    assert set(found) == {"mmengine", "pause", "background", "check"}
+    assert {p.name for p in tmp_path.glob("*.pth")} == {"library.pth", "iter_1.pth"}
