@@ -4,8 +4,8 @@
     python tools/benchmarks/checkpoint_save.py --mib 20 --rounds 2    # a quick look that it works
 
 Both save the same tensors, in turns. mmengine's call returns when the file is written (not yet on the disk), the
-writer's when the tensors are copied. The ratio is the writer's pause over mmengine's. Beside it stand what goes on in the
-background, and how long it takes to check the hash before a run resumes.
+writer's when the tensors are copied. The ratio is the writer's pause over mmengine's. Beside it stand what goes on in
+the background, and how long it takes to check the hash before a run resumes.
 """
 
 from __future__ import annotations
