@@ -156,6 +156,42 @@ def test_a_process_that_hangs_is_named_and_ends_the_run(tmp_path, data):
     assert newest_good(work)[0] is not None
 
 
+def test_a_queued_job_of_slurm_saves_goes_back_into_the_queue_and_finishes(tmp_path, data, small_slurm):
+    """Told to stop as Slurm does before a job's time is over; the same job starts again and goes on."""
+    work, log = tmp_path / "work", tmp_path / "job.log"
+    env = {
+        **PLAIN,
+        **small_slurm,
+        "SUBMIT": "1",
+        "GPUS": "2",
+        "CPUS_PER_TASK": "1",
+        "SRUN_ARGS": "--gres=none",
+    }
+    env |= {"SBATCH_ARGS": f"--gres=none --output={log}", "MASTER_ADDR": "127.0.0.1"}
+    script = [str(ROOT / "tools/slurm_train.sh"), "all", "cmae", str(CONFIG), "--work-dir", str(work), *data]
+    few = options(8, "train_dataloader.batch_size=4", "default_hooks.checkpoint.iter_interval=5")
+    queued = subprocess.run(["bash", *script, *few], env=env, capture_output=True, text=True, check=False)
+    assert queued.returncode == 0, queued.stderr
+    job = queued.stdout.split()[-1]
+
+    def told():
+        return log.read_text() if log.exists() else ""
+
+    def wait_for(condition, seconds):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, told()[-4000:]
+            time.sleep(0.3)
+
+    wait_for(lambda: iteration(work) >= 5, 300)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", job], env=env, check=True)
+    wait_for(lambda: f"job {job} goes back into the queue" in told(), 120)
+    stopped = int(re.search(r"stopped by SIGUSR1 after iteration (\d+)", told())[1])
+    wait_for(lambda: (work / "result.json").exists(), 400)
+    assert f"resumed epoch: {stopped // 5}, iter: {stopped}" in told()
+    assert json.loads((work / "result.json").read_text())["world_size"] == 2
+
+
 def ip(*words):
     return subprocess.run(["ip", *map(str, words)], capture_output=True, text=True, check=False)
 
