@@ -96,18 +96,23 @@ class SuiteCheckpointHook(CheckpointHook):
             writer.wait()
         super().after_train(runner)
 
-    def save_now(self, runner: Any) -> None:
-        """Save ``iter_N.pth`` after an iteration, in mid-epoch too; nothing if this was just saved."""
+    def save_now(self, runner: Any, whole: bool = False) -> None:
+        """Save ``iter_N.pth`` after an iteration, in mid-epoch too; nothing if this was just saved.
+
+        Args:
+            runner: The runner.
+            whole: With the optimizer's state, even if checkpoints of this run have none.
+        """
         done = runner.iter + 1
-        if self.saved_at == done:
+        if self.saved_at == done and (self.save_optimizer or not whole):
             return
         meta = dict(epoch=runner.epoch, iter=done)
-        self._save(runner, f"iter_{done}.pth", meta)
+        self._save(runner, f"iter_{done}.pth", meta, whole)
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
         self._save(runner, self.filename_tmpl.format(step), meta)
 
-    def _save(self, runner: Any, name: str, meta: dict[str, Any]) -> None:
+    def _save(self, runner: Any, name: str, meta: dict[str, Any], whole: bool = False) -> None:
         path = Path(self.out_dir) / name
         self.last_ckpt: Any = str(path)
         self.saved_at = meta["iter"]
@@ -115,8 +120,8 @@ class SuiteCheckpointHook(CheckpointHook):
         runner.save_checkpoint(
             self.out_dir,
             name,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
+            save_optimizer=self.save_optimizer or whole,
+            save_param_scheduler=self.save_param_scheduler or whole,
             meta=meta,
             then=lambda: self._written(runner.work_dir, path),
             **self.args,

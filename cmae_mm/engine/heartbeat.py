@@ -53,9 +53,10 @@ def judge(beats: list[dict[str, Any]], now: float, silent: float) -> dict[str, A
     if not late:
         return None
     # Of those in one iteration and phase, the one that is not inside a collective.
-    return min(
+    last = min(
         running, key=lambda b: (b["iteration"], PHASES.index(b["phase"]), b["waits"], -b["idle"], b["rank"])
     )
+    return last if last["idle"] > last["limit"] else None  # it may have the right to let the others wait
 
 
 def accuse(beat: dict[str, Any], now: float, silent: float, folder: Path) -> str:
@@ -120,6 +121,8 @@ class HeartbeatHook(Hook):
         self._rank, self._world, self._started = runner.rank, runner.world_size, time.time()
         self._stacks = open(self._folder / f"rank{self._rank}.stack", "w")  # noqa: SIM115  (kept for the thread)
         self._move("starting", runner.iter)
+        if not any(isinstance(hook, _IterationOver) for hook in runner.hooks):
+            runner.register_hook(_IterationOver(self))
         self._thread = threading.Thread(target=self._live, daemon=True, name="heartbeat")
         self._thread.start()
 
@@ -141,9 +144,17 @@ class HeartbeatHook(Hook):
         self._began = now
         self._move("after the step", runner.iter)
 
+    def iteration_over(self, runner: Any) -> None:
+        """All hooks are done; the next batch is loaded."""
+        self._move("loading data", runner.iter + 1)
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """Hooks of the epoch follow, as after its last step."""
+        self._move("after the step", runner.iter - 1)
+
     def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """An evaluation goes on."""
-        self._move("evaluating", runner.iter)
+        """An evaluation goes on, of the last step."""
+        self._move("evaluating", runner.iter - 1)
 
     def after_val(self, runner: Any) -> None:
         """An evaluation is over."""
@@ -217,6 +228,20 @@ class HeartbeatHook(Hook):
             return beat if beat["time"] >= self._started - self.interval else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+class _IterationOver(Hook):
+    """Tells `HeartbeatHook` when the last hook of an iteration has run; a hook has one priority only."""
+
+    priority = "LOWEST"
+
+    def __init__(self, heartbeat: HeartbeatHook) -> None:
+        self.heartbeat = heartbeat
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        self.heartbeat.iteration_over(runner)
 
 
 def _stack_of(thread: int | None) -> list[str]:

@@ -106,7 +106,7 @@ class StopHook(Hook):
     def _leave(self, runner: Any) -> NoReturn:
         hook = checkpoint_hook(runner)
         if hook is not None:
-            hook.save_now(runner)
+            hook.save_now(runner, whole=True)
         complaint = [""]
         try:
             runner.writer.wait()

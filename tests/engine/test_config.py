@@ -171,3 +171,20 @@ def test_weights_of_another_model_are_refused():
         with pytest.raises(UserError, match=what) as caught:
             check_same_model(model, state, "x.pth")
         assert str(caught.value).startswith("x.pth: the checkpoint belongs to another architecture")
+
+
+def test_slurms_places_are_torchs(monkeypatch, tmp_path):
+    from cmae_mm.engine.environment import _take_slurm_places
+
+    program = tmp_path / "scontrol"
+    program.write_text('#!/bin/bash\n[ "$*" = "show hostnames node[3-4]" ] && printf "node3\\nnode4\\n"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name, value in (("PROCID", "5"), ("NTASKS", "8"), ("LOCALID", "1"), ("NODELIST", "node[3-4]")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+        monkeypatch.delenv(name)
+    _take_slurm_places()
+    found = [os.environ[n] for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")]
+    assert found == ["5", "8", "1", "node3", "29500"]

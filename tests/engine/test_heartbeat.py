@@ -39,6 +39,10 @@ CASES = {
     "while saving": ([beat(0, phase="after the step", idle=30), beat(1, iteration=8, **WAITING)], 0),
     "stopped or dead": ([beat(0, **WAITING), beat(1, age=40), beat(2, iteration=6, idle=30)], 1),
     "finished ones are not missed": ([beat(0), beat(1, phase="finished", age=900)], None),
+    "one may let the others wait": (
+        [beat(0, phase="after the step", idle=30, limit=99), beat(1, iteration=8, **WAITING)],
+        None,
+    ),
     "all wait, one longest": ([beat(0, **WAITING), beat(1, idle=25, waits=True)], 1),
 }
 
@@ -65,7 +69,8 @@ def test_a_hang_is_seen_and_its_stack_is_kept(tmp_path, capfd):
     def a_place_to_hang():
         time.sleep(1.0)
 
-    runner = SimpleNamespace(work_dir=str(tmp_path), rank=0, world_size=2, iter=0)
+    runner = SimpleNamespace(work_dir=str(tmp_path), rank=0, world_size=2, iter=0, hooks=[])
+    runner.register_hook = runner.hooks.append
     hook = HeartbeatHook(interval=0.05, least=0.3, factor=2, other=0.3, end=False)
     hook.before_train(runner)
     hook.before_train_epoch(runner)
@@ -73,6 +78,7 @@ def test_a_hang_is_seen_and_its_stack_is_kept(tmp_path, capfd):
         hook.before_train_iter(runner, runner.iter)
         time.sleep(0.05)
         hook.after_train_iter(runner, runner.iter)
+        runner.hooks[0].after_train_iter(runner, runner.iter)
     assert capfd.readouterr().err == ""
     runner.iter = 5
     hook.before_train_iter(runner, 5)

@@ -54,6 +54,14 @@ def test_saves_after_the_iteration_and_leaves(tmp_path, toy, number, kind):
     toy.same_end(tmp_path / "whole", tmp_path / "parts", "epoch_3.pth" if kind == "epochs" else "iter_14.pth")
 
 
+def test_what_it_saves_is_whole_even_if_checkpoints_hold_weights_alone(tmp_path, toy):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        toy.train(tmp_path, more=with_signal(2), save_optimizer=False)
+    signal.signal(signal.SIGTERM, before)
+    toy.train(tmp_path, resume=True)
+
+
 def test_in_the_last_iteration_the_run_is_finished_instead(tmp_path, toy):
     toy.train(tmp_path, kind="iterations", every=100, more=with_signal(14))
     assert newest_good(tmp_path)[0].name == "iter_14.pth"
