@@ -38,12 +38,12 @@ if [ -z "${CMAE_MM_QUEUED:-}" ]; then
 fi
 
 # A queued job. srun gets the signal that comes to this script, and hands it to all tasks.
+told="" run=""
+trap 'told=1; [ -z "$run" ] || kill -USR1 "$run" 2>/dev/null' USR1
+trap 'told=1; [ -z "$run" ] || kill -TERM "$run" 2>/dev/null' TERM
 # shellcheck disable=SC2086
 srun "${size[@]}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} "${train[@]}" --resume "${@:4}" &
 run=$!
-told=""
-trap 'told=1; kill -USR1 "$run" 2>/dev/null' USR1
-trap 'told=1; kill -TERM "$run" 2>/dev/null' TERM
 code=0
 wait "$run" || code=$?
 while kill -0 "$run" 2>/dev/null; do # a signal ends a wait

@@ -14,10 +14,20 @@ from mmengine.registry import HOOKS
 
 from cmae_mm.engine import checkpoint_file
 from cmae_mm.engine.checkpoint_file import newest_good
+from cmae_mm.engine.signals import REQUESTS
 from cmae_mm.engine.stopping import STOPPED, StopHook
 from cmae_mm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _signals_stay_as_they_were():
+    """A process that leaves ignores them; this one goes on."""
+    before = {number: signal.getsignal(number) for number in REQUESTS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @HOOKS.register_module()
@@ -46,7 +56,6 @@ def test_saves_after_the_iteration_and_leaves(tmp_path, toy, number, kind):
         toy.train(tmp_path / "parts", kind=kind, every=100, more=with_signal(9, number))
     assert left.value.code == STOPPED == 75
     assert signal.getsignal(number) in (signal.SIG_IGN, before)
-    signal.signal(number, before)
     assert newest_good(tmp_path / "parts") == (tmp_path / "parts" / "iter_9.pth", [])
     log = next((tmp_path / "parts").glob("*/*.log")).read_text()
     assert f"stopped by {number.name} after iteration 9" in log
@@ -55,10 +64,8 @@ def test_saves_after_the_iteration_and_leaves(tmp_path, toy, number, kind):
 
 
 def test_what_it_saves_is_whole_even_if_checkpoints_hold_weights_alone(tmp_path, toy):
-    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit):
         toy.train(tmp_path, more=with_signal(2), save_optimizer=False)
-    signal.signal(signal.SIGTERM, before)
     toy.train(tmp_path, resume=True)
 
 
@@ -81,12 +88,10 @@ def test_in_the_middle_of_a_checkpoint_both_are_whole(tmp_path, toy, monkeypatch
         writing.wait(30)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(checkpoint_file.os, "fsync", slow)
     threading.Thread(target=send).start()
     with pytest.raises(SystemExit):
         toy.train(tmp_path, every=4, more=[dict(type=StopHook)])
-    signal.signal(signal.SIGTERM, before)
     for path in tmp_path.glob("*.pth"):
         assert checkpoint_file.fault_of(path) is None
     assert (tmp_path / "iter_4.pth").exists()

@@ -30,7 +30,8 @@ PIECE = 1 << 20  # values of a tensor: 4 MiB
 def make_state(mib: int) -> dict:
     """Tensors of so many MiB, as a checkpoint holds them."""
     draw = torch.Generator().manual_seed(0)
-    weights = {f"w{i}": torch.randn(PIECE, generator=draw) for i in range(max(1, mib // 4))}
+    model = torch.nn.ParameterList(torch.randn(PIECE, generator=draw) for _ in range(max(1, mib // 4)))
+    weights = model.state_dict()
     return {"meta": {"epoch": 1, "iter": 1}, "state_dict": weights}
 
 
