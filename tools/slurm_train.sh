@@ -44,6 +44,7 @@ trap 'told=1; [ -z "$run" ] || kill -TERM "$run" 2>/dev/null' TERM
 # shellcheck disable=SC2086
 srun "${size[@]}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} "${train[@]}" --resume "${@:4}" &
 run=$!
+[ -z "$told" ] || kill -USR1 "$run"
 code=0
 wait "$run" || code=$?
 while kill -0 "$run" 2>/dev/null; do # a signal ends a wait
