@@ -21,8 +21,14 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((cores / $1) > 8 ? 8 : ((cores / $1
 
 if [ -n "${RDZV:-}" ]; then
     meeting=(--nnodes="${NNODES:-1}" --rdzv_backend=c10d --rdzv_endpoint="$RDZV" --rdzv_id="${RDZV_ID:-cmae-mm}")
-    [ -z "${RDZV_CONF:-}" ] || meeting+=(--rdzv_conf="$RDZV_CONF")
-    [ -z "${LOCAL_ADDR:-}" ] || meeting+=(--local_addr="$LOCAL_ADDR")
+    conf=${RDZV_CONF:-}
+    if [ -n "${LOCAL_ADDR:-}" ]; then
+        # torch would look by host names for the machine that hosts the meeting point.
+        [ "$LOCAL_ADDR" = "${RDZV%:*}" ] && hosts=1 || hosts=0
+        conf=${conf:+$conf,}is_host=$hosts
+        meeting+=(--local_addr="$LOCAL_ADDR")
+    fi
+    [ -z "$conf" ] || meeting+=(--rdzv_conf="$conf")
 else
     meeting=(--nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}"
         --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")

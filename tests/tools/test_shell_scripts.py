@@ -90,9 +90,17 @@ def test_a_meeting_point_with_restarts_resumes(checkout):
         1:
     ]
     wanted = "--nnodes=3:4 --rdzv_backend=c10d --rdzv_endpoint=host0:29400 --rdzv_id=x --local_addr=10.0.0.2"
-    assert args[2:9] == [*wanted.split(), "--nproc_per_node=8", "--max_restarts=5"]
+    assert args[2:10] == [*wanted.split(), "--rdzv_conf=is_host=0", "--nproc_per_node=8", "--max_restarts=5"]
     assert any(a.startswith("--signals_to_handle=") and a.endswith(",SIGUSR1") for a in args)
     assert args[-6:] == ["c.py", "--launcher", "pytorch", "--resume", "--seed", "1"]
+
+
+def test_the_machine_with_the_address_of_the_meeting_point_hosts_it(checkout):
+    env = CLEAN | {"RDZV": "10.0.0.1:29400", "LOCAL_ADDR": "10.0.0.1", "RDZV_CONF": "join_timeout=60"}
+    assert (
+        "--rdzv_conf=join_timeout=60,is_host=1"
+        in call(checkout / "tools" / "dist_train.sh", "c.py", "8", **env).stdout.splitlines()
+    )
 
 
 @pytest.mark.parametrize("given", [("--resume", "f.pth"), ("--resume=f.pth",)])
