@@ -240,12 +240,12 @@ def nodes():
 def test_the_other_nodes_go_on_from_the_last_checkpoint(tmp_path, data, nodes, fault):
     names, switch = nodes
     work, logs = tmp_path / "work", [tmp_path / f"log{i}" for i in range(NODES)]
-    short = options(12, "train_dataloader.batch_size=2", "env_cfg.dist_cfg.timeout=20")
+    short = options(12, "train_dataloader.batch_size=2", "env_cfg.dist_cfg.timeout=90")
     meeting = {
         "NNODES": f"{NODES - 1}:{NODES}",
         "RDZV": f"10.77.0.1:{MEETING}",
         "MAX_RESTARTS": "3",
-        "RDZV_CONF": "last_call_timeout=8,keep_alive_interval=2,keep_alive_max_attempt=5",
+        "RDZV_CONF": "last_call_timeout=20,keep_alive_interval=2,keep_alive_max_attempt=5",
         "GLOO_SOCKET_IFNAME": "eth0",
     }
     runs = [
@@ -262,7 +262,7 @@ def test_the_other_nodes_go_on_from_the_last_checkpoint(tmp_path, data, nodes, f
         )
         for i, name in enumerate(names)
     ]
-    until(lambda: iteration(work) >= 6, runs[0], logs[0], 400)
+    until(lambda: iteration(work) >= 6, runs[0], logs[0], 500)
     before = iteration(work)
     if fault == "a node is killed":
         for pid in ip("netns", "pids", names[3]).stdout.split():
