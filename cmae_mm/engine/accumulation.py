@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
+from cmae_mm.engine.environment import bare_model
 from cmae_mm.engine.loops import ResumableEpochLoop, ResumableIterLoop
 from cmae_mm.errors import UserError
 
@@ -65,7 +66,34 @@ def accumulate(cfg: Config, count: int | Literal["auto"], processes: int) -> str
         cfg.train_cfg.pop("by_epoch", None)
         if base:
             scaling["base_batch_size"] = base / count  # it is compared with the batches of one forward pass
-    return _in_words(count, size, processes, total, base, bool(scaling.get("enable")))
+    words = _in_words(count, size, processes, total, base, bool(scaling.get("enable")))
+    return words + (_about_contrast(cfg, size * processes, total) if count > 1 else "")
+
+
+def keeps_its_batch(cfg: Config) -> bool:
+    """Tell whether a recipe means one batch size whatever the number of processes.
+
+    Those do that name a batch (``auto_scale_lr.base_batch_size``) and do not ask for a learning rate that follows it
+    (``auto_scale_lr.enable``): they accumulate by themselves.
+
+    Args:
+        cfg: Config of a training run.
+    """
+    scaling = cfg.get("auto_scale_lr") or {}
+    return bool(scaling.get("base_batch_size")) and not scaling.get("enable")
+
+
+def _about_contrast(cfg: Config, together: int, total: int) -> str:
+    """How many images the loss of a contrastive model compares; such models have the field ``grad_cache``."""
+    cached = (cfg.get("model") or {}).get("grad_cache")
+    if cached is None:
+        return ""
+    if cached:
+        return f". The contrast compares each image with all {total - 1} others (model.grad_cache)"
+    return (
+        f". The contrast compares each image with {together - 1} others, not {total - 1}: "
+        f"--cfg-options model.grad_cache=True compares all, exactly, for one more forward pass"
+    )
 
 
 def _needed(base: int | None, size: int, processes: int) -> int:
@@ -128,7 +156,7 @@ class GroupedLoader:
         if len(loader) < count:
             raise UserError(
                 f"--accumulate: {count} batches for one step, but an epoch has only {len(loader)}; "
-                f"lower train_dataloader.batch_size or the number"
+                f"lower train_dataloader.batch_size or the number; --accumulate 1 is a try with a small batch"
             )
 
     @property
@@ -172,7 +200,11 @@ class _Accumulates:
         """One iteration: hooks see the images of all batches, and the mean of what they log."""
         data = joined(group)
         self.runner.call_hook("before_train_iter", batch_idx=index, data_batch=data)
-        logs = [self.runner.model.train_step(b, optim_wrapper=self.runner.optim_wrapper) for b in group]
+        model, wrapper = self.runner.model, self.runner.optim_wrapper
+        if getattr(bare_model(self.runner), "grad_cache", False):  # compares images of all batches
+            logs = bare_model(self.runner).train_together(model, group, wrapper)
+        else:
+            logs = [model.train_step(batch, optim_wrapper=wrapper) for batch in group]
         self.runner.call_hook(
             "after_train_iter", batch_idx=index, data_batch=data, outputs=mean_of_logs(logs)
         )

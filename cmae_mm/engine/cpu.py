@@ -11,16 +11,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks.wrappers import Linear as MMCVLinear
+from mmengine.dist import get_world_size
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from cmae_mm.engine.sync_batch_norm import sync_on_cpu
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # names of mallopt's parameters in glibc's malloc.h
 CPU_INFO = Path("/proc/cpuinfo")
 
 
 def fit_to_cpu(model: nn.Module) -> nn.Module:
-    """Make a model ready for a CPU: no SyncBN, which needs a GPU, and the faster linear layers.
+    """Make a model ready for a CPU: no layers of SyncBN, which need a GPU, and the faster linear layers.
+
+    Where several processes train, SyncBN keeps its meaning: statistics are those of all of them.
 
     Args:
         model: Changed in place.
@@ -28,7 +33,7 @@ def fit_to_cpu(model: nn.Module) -> nn.Module:
     Returns:
         The model.
     """
-    model = revert_sync_batchnorm(model)
+    model = sync_on_cpu(model) if get_world_size() > 1 else revert_sync_batchnorm(model)
     if prefers_onednn():
         use_onednn(model)
     return model

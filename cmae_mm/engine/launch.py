@@ -70,7 +70,8 @@ def train_main(argv: Sequence[str] | None = None) -> int:
         const="auto",
         type=_count,
         metavar="N",
-        help="add up the gradients of N batches for each step; without N as many as the recipe's batch needs here",
+        help="add up the gradients of N batches for each step; without N as many as the recipe's batch needs here, "
+        "which pretraining does by itself; 1 takes each batch as it is",
     )
     parser.add_argument(
         "--labels",
@@ -271,10 +272,11 @@ def build_runner(cfg: Any, args: argparse.Namespace, phases: tuple[str, ...]) ->
     from cmae_mm.engine.runner import SuiteRunner
 
     notes = check_datasets(cfg, phases)
-    if getattr(args, "accumulate", None):
-        from cmae_mm.engine.accumulation import accumulate, planned_processes
+    if "train" in phases and hasattr(args, "accumulate"):
+        from cmae_mm.engine.accumulation import accumulate, keeps_its_batch, planned_processes
 
-        notes.append(accumulate(cfg, args.accumulate, planned_processes(args.launcher)))
+        if wanted := args.accumulate or ("auto" if keeps_its_batch(cfg) else None):
+            notes.append(accumulate(cfg, wanted, planned_processes(args.launcher)))
     notes += adapt(cfg, args.launcher, args.amp)
     kinds = (RandomStateHook, PlainCheckpointHook, ProgressFileHook, ResultRecordHook)
     own = [dict(type=kind) for kind in kinds]

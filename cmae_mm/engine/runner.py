@@ -55,7 +55,7 @@ class SuiteRunner(SavingRunner):
         return super().build_train_loop(resumable_loop(loop) if isinstance(loop, dict) else loop)
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """See the base class. SyncBN needs a GPU: on the CPU it becomes batch norm per process.
+        """See the base class. torch's SyncBN needs a GPU: on the CPU it is replaced.
 
         A model that learns nothing is not wrapped: it has no gradients to average, and torch's wrapper refuses it.
         """

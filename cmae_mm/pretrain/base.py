@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmae_mm.pretrain.describe import describe_encoder
+from cmae_mm.pretrain.gradient_cache import CachedGradients, Features, cached_train_step, surrogate_loss
 from cmae_mm.pretrain.masking import Mask
 
 
@@ -29,6 +31,7 @@ class PretrainModel:
     Attributes:
         method: Name of the method in the backbone file's header.
         decoder_name: Attribute that holds the `CMAEPixelDecoder`.
+        grad_cache: Whether accumulated batches are contrasted as one, see `cmae_mm.pretrain.gradient_cache`.
     """
 
     method: ClassVar[str]
@@ -36,6 +39,55 @@ class PretrainModel:
     backbone: Any
     head: Any
     data_preprocessor: Any
+    grad_cache: bool = False
+
+    def forward(self, inputs: Any, data_samples: Any = None, mode: str = "tensor") -> Any:
+        """See mmpretrain; the mode ``cached`` gives losses and a surrogate of a small batch of a contrasted whole.
+
+        Args:
+            inputs: Views, normalised.
+            data_samples: For ``cached`` the small batch's `CachedGradients`.
+            mode: ``tensor``, ``predict``, ``loss`` or ``cached``.
+        """
+        if mode != "cached":
+            return super().forward(inputs, data_samples, mode)  # type: ignore[misc]
+        assert isinstance(data_samples, CachedGradients)
+        losses, features = self.encode_again(inputs)
+        weights = list(self.contrast_parameters())
+        return losses | {"surrogate": surrogate_loss(losses, features, weights, data_samples)}
+
+    def train_together(
+        self, wrapper: Any, batches: Sequence[Any], optim_wrapper: Any
+    ) -> list[dict[str, Tensor]]:
+        """Train on accumulated batches as on one; see :func:`cmae_mm.pretrain.gradient_cache.cached_train_step`."""
+        return cached_train_step(wrapper, batches, optim_wrapper)
+
+    def contrast_features(self, inputs: Any) -> Features:
+        """Compute what the contrast compares, without reconstructing: tensors of one row for each image."""
+        raise NotImplementedError
+
+    def encode_again(self, inputs: Any) -> tuple[dict[str, Tensor], Features]:
+        """Compute the losses that need no other image, and the features that a gradient comes back to.
+
+        Args:
+            inputs: Views, normalised.
+
+        Returns:
+            Losses and statistics; the first ones of `contrast_features`, with gradient.
+        """
+        raise NotImplementedError
+
+    def contrast(self, features: Features) -> dict[str, Tensor]:
+        """Contrast the features of `contrast_features`: ``loss_con`` and statistics."""
+        raise NotImplementedError
+
+    def contrast_modules(self) -> tuple[nn.Module, ...]:
+        """Modules that learn from the contrast alone."""
+        return ()
+
+    def contrast_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of `contrast_modules` that are trained."""
+        return (p for module in self.contrast_modules() for p in module.parameters() if p.requires_grad)
 
     def draw_masks(self, images: Tensor, masks: Mask | None = None) -> Mask:
         """Give ``masks``, or draw one for each of the (N, 3, H, W) images."""

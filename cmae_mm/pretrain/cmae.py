@@ -15,10 +15,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmae_mm.errors import UserError
 from cmae_mm.pretrain.base import PretrainModel
+from cmae_mm.pretrain.gradient_cache import Features
 from cmae_mm.pretrain.masking import Mask
 
 
@@ -50,6 +51,8 @@ class CMAE(PretrainModel, BaseSelfSupervisor):
         target_norm: Give the target encoder the final LayerNorm (the released code does not).
         target_input: ``"full"`` shows the target encoder the whole view, ``"masked"`` the visible patches of a
             mask of its own (an ablation).
+        grad_cache: With accumulated batches (``--accumulate``): contrast them as one, exactly, for one more forward
+            pass. See `cmae_mm.pretrain.gradient_cache`.
         data_preprocessor: Config of the views.
         init_cfg: Config of the initialisation, on top of that of the parts.
     """
@@ -67,6 +70,7 @@ class CMAE(PretrainModel, BaseSelfSupervisor):
         end_momentum: float | None = None,
         target_norm: bool = False,
         target_input: Literal["full", "masked"] = "full",
+        grad_cache: bool = False,
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: Any = None,
     ) -> None:
@@ -85,6 +89,7 @@ class CMAE(PretrainModel, BaseSelfSupervisor):
         self.end_momentum = momentum if end_momentum is None else end_momentum
         self.current_momentum = momentum
         self.target_input = target_input
+        self.grad_cache = grad_cache
         self.target_backbone.requires_grad_(False)
         self.target_projector.requires_grad_(False)
 
@@ -107,27 +112,62 @@ class CMAE(PretrainModel, BaseSelfSupervisor):
             ``loss_rec`` and ``loss_con``, which are summed; statistics for the log, which are not.
         """
         img, img_t = inputs
+        losses, feature = self._encode_online(img, masks)
+        return losses | self.contrast((feature, self.pool_target(img_t)))
+
+    def contrast_features(self, inputs: list[Tensor]) -> Features:
+        """The decoded feature and the target's pooled tokens, (N, C) each; see the base class."""
+        img, img_t = inputs
+        return self._encode_online(img, None, reconstruct=False)[1], self.pool_target(img_t)
+
+    def encode_again(self, inputs: list[Tensor]) -> tuple[dict[str, Tensor], Features]:
+        """See the base class; the target branch has no gradient, so it is left out."""
+        losses, feature = self._encode_online(inputs[0], None)
+        return losses, (feature,)
+
+    def _encode_online(
+        self, img: Tensor, masks: Mask | None, reconstruct: bool = True
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """What needs no other image of the batch: ``loss_rec`` and its statistics, and the decoded feature (N, C)."""
         masks = self.draw_masks(img, masks)
         latent = self.backbone(img, masks)[0]
+        pred: Tensor | None = None
         if self.feature_decoder.reads_pixel_tokens:
             tokens = self.pixel_decoder.decode(latent, masks)
-            pred = self.pixel_decoder.finish(tokens[:, masks.ids_keep.shape[1] :])
             feature = self.feature_decoder(tokens, masks)
+            if reconstruct:
+                pred = self.pixel_decoder.finish(tokens[:, masks.ids_keep.shape[1] :])
         else:
-            pred = self.pixel_decoder(latent, masks)
             feature = self.feature_decoder(latent, masks)
-        projection = self.projector((feature,))[0]
-        losses = self.head.loss(pred, img, masks, projection, self.project_target(img_t))
+            if reconstruct:
+                pred = self.pixel_decoder(latent, masks)
+        return {} if pred is None else self.head.reconstruction(pred, img, masks), feature
+
+    def contrast(self, features: Features) -> dict[str, Tensor]:
+        """``loss_con`` and statistics; see the base class."""
+        feature, pooled = features
+        with torch.no_grad():
+            target = self.target_projector((pooled,))[0]
+        losses = self.head.contrast_losses(self.projector((feature,))[0], target)
         return losses | {"momentum": torch.tensor(self.current_momentum)}
 
+    def contrast_modules(self) -> tuple[nn.Module, ...]:
+        """See the base class."""
+        return self.projector, self.head.predictor
+
     @torch.no_grad()
-    def project_target(self, img_t: Tensor) -> Tensor:
-        """Project the mean patch token of the target encoder: (N, 3, H, W) -> (N, D)."""
+    def pool_target(self, img_t: Tensor) -> Tensor:
+        """Average the patch tokens of the target encoder: (N, 3, H, W) -> (N, C)."""
         if self.target_input == "masked":
             tokens = self.target_backbone(img_t, self.draw_masks(img_t))[0]
         else:
             tokens = self.target_backbone(img_t, mask=None)[-1]
-        return self.target_projector((tokens[:, self.backbone.num_extra_tokens :].mean(dim=1),))[0]
+        return tokens[:, self.backbone.num_extra_tokens :].mean(dim=1)
+
+    @torch.no_grad()
+    def project_target(self, img_t: Tensor) -> Tensor:
+        """Project the mean patch token of the target encoder: (N, 3, H, W) -> (N, D)."""
+        return self.target_projector((self.pool_target(img_t),))[0]
 
     def momentum_update(self, progress: float = 0.0) -> None:
         """Move the target branch towards the online one; call after each optimizer step.

@@ -6,13 +6,18 @@ autocast says: similarities over 0.07 reach 14, where bfloat16 has steps of 0.06
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import get_comm_device, get_rank, get_world_size
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+MAX_CELLS = 2**24
+"""Similarities held at once: 64 MB. More are computed in blocks of rows, again in the backward pass."""
 
 
 class Contrast(NamedTuple):
@@ -37,26 +42,44 @@ def unit(features: Tensor) -> Tensor:
         return F.normalize(features.float(), dim=-1)
 
 
-def gather(features: Tensor, with_gradient: bool = False) -> Tensor:
+def count_samples(count: int) -> list[int]:
+    """Tell how many samples each process holds, in the order of their ranks.
+
+    Args:
+        count: Of this process.
+    """
+    if get_world_size() == 1:
+        return [count]
+    own = torch.tensor([count], device=get_comm_device())
+    counts = [torch.empty_like(own) for _ in range(get_world_size())]
+    dist.all_gather(counts, own)
+    return torch.cat(counts).tolist()
+
+
+def gather(features: Tensor, with_gradient: bool = False, counts: Sequence[int] | None = None) -> Tensor:
     """Concatenate the features of all processes, in the order of their ranks.
 
     Args:
-        features: (N, D); every process must hold equally many.
+        features: (N, D).
         with_gradient: Let the gradient flow back to the process that a feature came from; the gradients of
             all processes' losses are summed there.
+        counts: N of each process, see `count_samples`; None where all hold equally many.
 
     Returns:
         (M, D).
     """
     if get_world_size() == 1:
         return features
+    rows = len(features) if counts is None else max(counts)
+    padded = F.pad(features, (0, 0, 0, rows - len(features))).contiguous()  # collectives need equal shapes
     if with_gradient:
         from torch.distributed.nn.functional import all_gather
 
-        return torch.cat(all_gather(features.contiguous()))
-    parts = [torch.empty_like(features) for _ in range(get_world_size())]
-    dist.all_gather(parts, features.detach().contiguous())
-    return torch.cat(parts)
+        parts = list(all_gather(padded))
+    else:
+        parts = [torch.empty_like(padded) for _ in range(get_world_size())]
+        dist.all_gather(parts, padded.detach())
+    return torch.cat(parts if counts is None else [p[:n] for p, n in zip(parts, counts, strict=True)])
 
 
 def info_nce(query: Tensor, keys: Tensor, temperature: float, offset: int = 0) -> Contrast:
@@ -72,12 +95,13 @@ def info_nce(query: Tensor, keys: Tensor, temperature: float, offset: int = 0) -
         Loss, the mean over queries, and statistics.
     """
     with torch.autocast(query.device.type, enabled=False):
-        logits = unit(query) @ unit(keys).t() / temperature
         labels = torch.arange(offset, offset + len(query), device=query.device)
-        return _classified(logits, labels, temperature, ignored=0)
+        return _in_blocks(unit(query), unit(keys), labels, None, temperature)
 
 
-def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Contrast:
+def nt_xent(
+    first: Tensor, second: Tensor, temperature: float, counts: Sequence[int] | None = None
+) -> Contrast:
     """Symmetric in-batch contrast of two views, over all processes (SimCLR, equation 1).
 
     The 2 M features of all processes are candidates for each of the 2 N own ones; a feature is not compared
@@ -87,20 +111,19 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Contrast:
         first: (N, D) projections of the first views, any length.
         second: (N, D) of the second views, in the same order.
         temperature: Divides the cosine similarities.
+        counts: N of each process; None where all hold equally many.
 
     Returns:
         Loss, the mean over the 2 N features, and statistics.
     """
-    n, rank = len(first), get_rank()
+    before = len(first) * get_rank() if counts is None else sum(counts[: get_rank()])
     with torch.autocast(first.device.type, enabled=False):
         own = torch.cat([unit(first), unit(second)])
-        every = torch.cat([gather(half, with_gradient=True) for half in own.chunk(2)])
-        logits = own @ every.t() / temperature
+        every = torch.cat([gather(half, with_gradient=True, counts=counts) for half in own.chunk(2)])
         m = len(every) // 2
-        places = torch.arange(n, device=own.device) + rank * n
+        places = torch.arange(len(first), device=own.device) + before
         itself, partner = torch.cat([places, places + m]), torch.cat([places + m, places])
-        logits = logits.scatter(1, itself.unsqueeze(1), float("-inf"))
-        return _classified(logits, partner, temperature, ignored=1)
+        return _in_blocks(own, every, partner, itself, temperature)
 
 
 def byol_loss(query: Tensor, key: Tensor) -> Contrast:
@@ -125,6 +148,31 @@ def spread(features: Tensor) -> Tensor:
     (SimSiam, section 4.1).
     """
     return unit(features.detach()).std(dim=0, unbiased=False).mean()
+
+
+def _in_blocks(
+    own: Tensor, every: Tensor, labels: Tensor, itself: Tensor | None, temperature: float
+) -> Contrast:
+    """Classify unit features (N, D) among (M, D) without holding more than `MAX_CELLS` similarities.
+
+    ``labels`` are the columns of the partners, ``itself`` columns that do not take part.
+    """
+
+    def block(rows: Tensor, labels: Tensor, itself: Tensor | None) -> Contrast:
+        logits = rows @ every.t() / temperature
+        if itself is not None:
+            logits = logits.scatter(1, itself.unsqueeze(1), float("-inf"))
+        return _classified(logits, labels, temperature, ignored=int(itself is not None))
+
+    if own.shape[0] * every.shape[0] <= MAX_CELLS:
+        return block(own, labels, itself)
+    size = max(1, MAX_CELLS // len(every))
+    others = [None] * len(own.split(size)) if itself is None else itself.split(size)
+    parts = [
+        (len(rows), checkpoint(block, rows, column, other, use_reentrant=False))
+        for rows, column, other in zip(own.split(size), labels.split(size), others, strict=True)
+    ]
+    return Contrast(*(sum(n * part[k] for n, part in parts) / len(own) for k in range(len(Contrast._fields))))
 
 
 def _classified(logits: Tensor, labels: Tensor, temperature: float, ignored: int) -> Contrast:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from mmpretrain.models import MAEPretrainHead
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from cmae_mm.errors import UserError
-from cmae_mm.pretrain.contrast import Contrast, byol_loss, gather, info_nce, nt_xent, spread
+from cmae_mm.pretrain.contrast import Contrast, byol_loss, count_samples, gather, info_nce, nt_xent, spread
 from cmae_mm.pretrain.masking import Mask, take
 
 
@@ -23,15 +23,32 @@ class HiddenPixelHead(MAEPretrainHead):
         patch_size: Side of a patch in pixels.
         norm_pix: Compare with pixels normalised within each patch (unbiased variance).
         in_channels: Image channels.
+        uneven_batches: Whether processes may hold different numbers of images, as in a last batch that nothing fills
+            up. Losses are then weighted so that the mean over processes is the mean over images.
     """
 
-    def __init__(self, patch_size: int = 16, norm_pix: bool = True, in_channels: int = 3) -> None:
+    def __init__(
+        self,
+        patch_size: int = 16,
+        norm_pix: bool = True,
+        in_channels: int = 3,
+        uneven_batches: bool = False,
+    ) -> None:
         super().__init__(
             loss={"type": "PixelReconstructionLoss", "criterion": "L2"},
             norm_pix=norm_pix,
             patch_size=patch_size,
             in_channels=in_channels,
         )
+        self.uneven_batches = uneven_batches
+
+    def counts(self, images: int) -> list[int] | None:
+        """Images of each process, asked for only where they may differ."""
+        return count_samples(images) if self.uneven_batches else None
+
+    def share(self, images: int, counts: list[int] | None) -> float:
+        """Weight of this process in the mean over processes: 1 where all hold equally many images."""
+        return 1.0 if counts is None else images * get_world_size() / sum(counts)
 
     def hidden_target(self, images: Tensor, masks: Mask) -> Tensor:
         """Cut the hidden patches out of (N, 3, H, W) images: (N, L - K, patch * patch * 3), float32."""
@@ -52,7 +69,8 @@ class HiddenPixelHead(MAEPretrainHead):
             masks: Their masks.
         """
         with torch.autocast(pred.device.type, enabled=False):
-            return self.loss_module(pred.float(), self.hidden_target(images, masks))
+            loss = self.loss_module(pred.float(), self.hidden_target(images, masks))
+            return loss * self.share(len(images), self.counts(len(images)))
 
     def loss(self, pred: Tensor, images: Tensor, masks: Mask) -> dict[str, Tensor]:  # type: ignore[override]
         """Give ``loss_rec``; arguments as in :meth:`reconstruction_loss`."""
@@ -145,15 +163,19 @@ class CMAEPretrainHead(HiddenPixelHead):
         Returns:
             ``loss_rec`` and ``loss_con``, weighted scalars that are summed; statistics, which are not.
         """
-        raw_rec = self.reconstruction_loss(pred, images, masks)
+        return self.reconstruction(pred, images, masks) | self.contrast_losses(projection, target)
+
+    def reconstruction(self, pred: Tensor, images: Tensor, masks: Mask) -> dict[str, Tensor]:
+        """Give ``loss_rec``, weighted, and ``raw_rec``; arguments as in :meth:`loss`."""
+        raw = self.reconstruction_loss(pred, images, masks)
+        return {"loss_rec": self.rec_weight * raw, "raw_rec": raw.detach()}
+
+    def contrast_losses(self, projection: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Give ``loss_con``, weighted, and its statistics; arguments as in :meth:`loss`."""
         query = self.predictor((projection,))[0]
         contrast = self.contrastive_loss(query, target)
-        return {
-            "loss_rec": self.rec_weight * raw_rec,
-            "loss_con": self.con_weight * self.scale * contrast.loss,
-            "raw_rec": raw_rec.detach(),
-            **contrast_log(contrast, query, target),
-        }
+        loss = self.con_weight * self.scale * contrast.loss
+        return {"loss_con": loss, **contrast_log(contrast, query, target)}
 
     @property
     def scale(self) -> float:
@@ -164,12 +186,17 @@ class CMAEPretrainHead(HiddenPixelHead):
     def contrastive_loss(self, query: Tensor, target: Tensor) -> Contrast:
         """Contrast (N, D) predictions with targets, before scale and weight.
 
-        InfoNCE compares with the targets of all processes, which must hold equally many samples.
+        InfoNCE compares with the targets of all processes.
         """
+        counts = self.counts(len(query))
+        share = self.share(len(query), counts)
         if self.contrast == "byol":
-            return byol_loss(query, target.detach())
-        keys = gather(target.detach().float())
-        return info_nce(query, keys, self.temperature, offset=get_rank() * len(query))
+            contrast = byol_loss(query, target.detach())
+        else:
+            keys = gather(target.detach().float(), counts=counts)
+            before = get_rank() * len(query) if counts is None else sum(counts[: get_rank()])
+            contrast = info_nce(query, keys, self.temperature, offset=before)
+        return contrast._replace(loss=contrast.loss * share)
 
 
 @MODELS.register_module()
@@ -203,10 +230,17 @@ class MultiViewPretrainHead(HiddenPixelHead):
         Returns:
             ``loss_rec``, the mean over decoded views, and ``loss_con``, weighted; statistics.
         """
-        raw_rec = self.reconstruction_loss(pred, images, masks)
-        losses = {"loss_rec": raw_rec, "raw_rec": raw_rec.detach()}
-        if projections is not None:
-            contrast = nt_xent(*projections, self.temperature)
-            losses["loss_con"] = self.con_weight * contrast.loss
-            losses |= contrast_log(contrast, *projections)
-        return losses
+        losses = self.reconstruction(pred, images, masks)
+        return losses if projections is None else losses | self.contrast_losses(projections)
+
+    def reconstruction(self, pred: Tensor, images: Tensor, masks: Mask) -> dict[str, Tensor]:
+        """Give ``loss_rec`` and ``raw_rec``; arguments as in :meth:`loss`."""
+        raw = self.reconstruction_loss(pred, images, masks)
+        return {"loss_rec": raw, "raw_rec": raw.detach()}
+
+    def contrast_losses(self, projections: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Give ``loss_con``, weighted, and its statistics; argument as in :meth:`loss`."""
+        counts = self.counts(len(projections[0]))
+        contrast = nt_xent(*projections, self.temperature, counts)
+        loss = self.con_weight * contrast.loss * self.share(len(projections[0]), counts)
+        return {"loss_con": loss, **contrast_log(contrast, *projections)}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cmae_mm.errors import UserError
 from cmae_mm.pretrain.base import PretrainModel
+from cmae_mm.pretrain.gradient_cache import Features
 from cmae_mm.pretrain.masking import Mask
 
 
@@ -37,6 +38,8 @@ class MultiViewMAE(PretrainModel, BaseSelfSupervisor):
             paper cites), or ``"avg"``, the mean of its visible patches.
         decode_views: ``"both"`` or only the ``"first"`` view is reconstructed (second reading of the paper's
             ablation "without two different targets"; the first is ``two_targets`` of the preprocessor).
+        grad_cache: With accumulated batches (``--accumulate``): contrast them as one, exactly, for one more forward
+            pass. See `cmae_mm.pretrain.gradient_cache`.
         data_preprocessor: Config of the views.
         init_cfg: Config of the initialisation, on top of that of the parts.
     """
@@ -51,6 +54,7 @@ class MultiViewMAE(PretrainModel, BaseSelfSupervisor):
         projector: dict[str, Any] | None = None,
         pool: Literal["cls", "avg"] = "cls",
         decode_views: Literal["both", "first"] = "both",
+        grad_cache: bool = False,
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: Any = None,
     ) -> None:
@@ -63,6 +67,7 @@ class MultiViewMAE(PretrainModel, BaseSelfSupervisor):
         self.projector: nn.Module | None = None if projector is None else MODELS.build(projector)
         self.pool = pool
         self.decode_views = decode_views
+        self.grad_cache = grad_cache and projector is not None
 
     def loss(  # type: ignore[override]
         self, inputs: list[Tensor], data_samples: Any = None, masks: list[Mask] | None = None
@@ -77,23 +82,44 @@ class MultiViewMAE(PretrainModel, BaseSelfSupervisor):
         Returns:
             ``loss_rec`` and ``loss_con``, which are summed; statistics for the log, which are not.
         """
+        losses, features = self._encode(inputs, masks)
+        return losses if self.projector is None else losses | self.contrast(features)
+
+    def contrast_features(self, inputs: list[Tensor]) -> Features:
+        """The pooled tokens of both views, (N, C) each; see the base class."""
+        return self._encode(inputs, None, reconstruct=False)[1]
+
+    def encode_again(self, inputs: list[Tensor]) -> tuple[dict[str, Tensor], Features]:
+        """See the base class."""
+        return self._encode(inputs, None)
+
+    def contrast(self, features: Features) -> dict[str, Tensor]:
+        """``loss_con`` and statistics; see the base class."""
+        assert self.projector is not None
+        # Each view has batch statistics of its own, as in SimCLR-style code with two forward passes.
+        first, second = (self.projector((view.contiguous(),))[0] for view in features)
+        return self.head.contrast_losses((first, second))
+
+    def contrast_modules(self) -> tuple[nn.Module, ...]:
+        """See the base class."""
+        return () if self.projector is None else (self.projector,)
+
+    def _encode(
+        self, inputs: list[Tensor], masks: list[Mask] | None, reconstruct: bool = True
+    ) -> tuple[dict[str, Tensor], Features]:
+        """What needs no other image of the batch: ``loss_rec`` and its statistics, and both views' features."""
         n = len(inputs[0])
         both = torch.cat(list(inputs))  # one pass of the encoder: the views share it
         mask = Mask(*(torch.cat(parts) for parts in zip(*masks, strict=True))) if masks else None
         mask = self.draw_masks(both, mask)
         latent = self.backbone(both, mask)[0]
+        patches = latent[:, self.backbone.num_extra_tokens :]
+        pooled = latent[:, 0] if self.pool == "cls" else patches.mean(dim=1)
+        features = tuple(pooled.chunk(2))
+        if not reconstruct:
+            return {}, features
         decoded = len(both) if self.decode_views == "both" else n
         chosen = Mask(*(part[:decoded] for part in mask))
         pred = self.pixel_decoder(latent[:decoded], chosen)
         # Equally many hidden patches in each view: the mean over all is the mean of the views' losses.
-        return self.head.loss(pred, both[:decoded], chosen, self._project(latent))
-
-    def _project(self, latent: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Project the representations of both views: (2 N, 1 + K, C) -> two of (N, D)."""
-        if self.projector is None:
-            return None
-        patches = latent[:, self.backbone.num_extra_tokens :]
-        pooled = latent[:, 0] if self.pool == "cls" else patches.mean(dim=1)
-        # Each view has batch statistics of its own, as in SimCLR-style code with two forward passes.
-        first, second = (self.projector((half.contiguous(),))[0] for half in pooled.chunk(2))
-        return first, second
+        return self.head.reconstruction(pred, both[:decoded], chosen), features

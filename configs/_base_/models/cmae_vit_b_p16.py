@@ -18,6 +18,7 @@ from cmae_mm.pretrain import (
 model = dict(
     type=CMAE,
     momentum=0.996,  # constant
+    grad_cache=False,  # True: accumulated batches are contrasted as one
     target_norm=False,  # paper: True
     data_preprocessor=dict(
         type=CMAEDataPreprocessor,

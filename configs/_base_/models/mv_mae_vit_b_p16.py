@@ -13,6 +13,7 @@ model = dict(
     type=MultiViewMAE,
     pool="cls",  # inferred
     decode_views="both",
+    grad_cache=False,  # True: accumulated batches are contrasted as one
     data_preprocessor=dict(
         type=MultiViewDataPreprocessor,
         size=224,

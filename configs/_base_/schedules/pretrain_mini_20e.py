@@ -11,3 +11,5 @@ optim_wrapper["optimizer"].update(lr=8e-3 * 32 / 256)
 param_scheduler[0].update(start_factor=1e-2, end=2)
 param_scheduler[1].update(T_max=18, begin=2, end=20)
 train_cfg.update(max_epochs=20)
+# Any batch will do: two processes double it.
+auto_scale_lr = None
