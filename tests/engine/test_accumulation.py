@@ -2,6 +2,7 @@
 
 import json
 from glob import glob
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from cmae_mm.engine.accumulation import (
     GroupedLoader,
     accumulate,
     joined,
+    keeps_its_batch,
     mean_of_logs,
     planned_processes,
 )
@@ -184,3 +186,37 @@ def test_the_real_command_keeps_the_recipes_batch(mini_data, call, loader_option
     log = next(tmp_path.glob("*/*.log")).read_text()
     assert "1 process x 10 images x 2 accumulated" in log
     assert call(train_main, *words, "none") == 2
+
+
+MAIN_RECIPE = (
+    Path(__file__).parents[2] / "configs/pretrain/cmae/cmae_vit-b-p16_32xb128-amp-coslr-300e_in1k.py"
+)
+
+
+@pytest.mark.parametrize(
+    ("processes", "size", "count"), [(32, 128, 1), (16, 256, 1), (8, 128, 4), (1, 128, 32)]
+)
+def test_pretraining_keeps_its_batch_and_its_rate(processes, size, count):
+    cfg = Config.fromfile(MAIN_RECIPE)
+    cfg.train_dataloader.batch_size = size
+    schedule = cfg._cfg_dict["param_scheduler"]
+    assert keeps_its_batch(cfg)
+    words = accumulate(cfg, "auto", processes)
+    assert words.startswith(f"batch 4096 = {processes} process")
+    assert cfg.train_cfg.get("accumulate", 1) == count
+    assert cfg.train_cfg.max_epochs == 300
+    assert cfg.optim_wrapper.optimizer.lr == 1.5e-4 * 4096 / 256
+    assert cfg._cfg_dict["param_scheduler"] == schedule
+    others = f"each image with {processes * size - 1} others, not 4095"
+    assert (others in words) == (count > 1)
+    if count > 1:
+        cfg.model.grad_cache = True
+        assert "with all 4095 others" in accumulate(cfg, count, processes)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "keeps"),
+    [(None, False), (dict(base_batch_size=16), True), (dict(enable=True, base_batch_size=16), False)],
+)
+def test_who_keeps_its_batch(scaling, keeps):
+    assert keeps_its_batch(Config(dict(auto_scale_lr=scaling))) == keeps

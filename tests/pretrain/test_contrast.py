@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cmae_mm.pretrain import contrast
 from cmae_mm.pretrain.contrast import byol_loss, gather, info_nce, nt_xent, spread
 
 
@@ -62,6 +63,19 @@ def test_byol_is_the_squared_distance_of_unit_vectors():
     assert perfect.loss.item() == pytest.approx(0, abs=1e-6)
     assert perfect.accuracy.item() == 1
     assert perfect.positive.item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("cells", [1, 20, 39, 200])
+def test_blocks_of_rows_equal_the_whole(cells, monkeypatch):
+    query, key = (torch.randn(7, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+
+    def both():
+        one, two = info_nce(query, key, 0.2, offset=0), nt_xent(query, key, 0.2)
+        return [*one, *two, *torch.autograd.grad(one.loss + two.loss, (query, key))]
+
+    whole = both()
+    monkeypatch.setattr(contrast, "MAX_CELLS", cells)
+    torch.testing.assert_close(both(), whole, atol=1e-6, rtol=1e-5)  # computed in float32
 
 
 def test_spread_tells_collapse():
