@@ -106,8 +106,8 @@ def predict(
     """Predict a step.
 
     A ring over W processes moves 2 (W - 1) / W times the gradients through its slowest place, and W - 1 times the
-    keys of a process. That place is a GPU's link to its neighbours, or what all cards of a node send together, since as many rings
-    as there are cards share them.
+    keys of a process. That place is the link of a GPU to its neighbours, or what all cards of a node send together,
+    since as many rings as there are cards share them.
 
     Args:
         traffic: Of one process.
