@@ -12,6 +12,7 @@ from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
 from cmae_mm.engine.environment import bare_model
+from cmae_mm.engine.sharding import own_part
 from cmae_mm.errors import UserError
 
 EXIT_CODE = 2
@@ -86,7 +87,7 @@ def _report(runner: Any, where: str, reason: str) -> str:
 
 def weights_are_finite(model: nn.Module) -> Tensor:
     """Returns: A bool on the model's device, True if all its parameters and buffers are finite."""
-    state = [t for t in model.state_dict().values() if t.is_floating_point()]
+    state = [own_part(t) for t in model.state_dict().values() if t.is_floating_point()]
     return torch.stack([t.isfinite().all() for t in state]).all()
 
 

@@ -74,6 +74,14 @@ def train_main(argv: Sequence[str] | None = None) -> int:
         "which pretraining does by itself; 1 takes each batch as it is",
     )
     parser.add_argument(
+        "--shard",
+        nargs="?",
+        const="split",
+        choices=("split", "recompute"),
+        help="split weights, gradients and optimizer over the processes (FSDP2); recompute: and compute blocks again "
+        "in the backward pass instead of keeping them",
+    )
+    parser.add_argument(
         "--labels",
         metavar="PART",
         help="classification: train on 1%% or 10%% of each class, 5-per-class, or a file with one image name a line; "
@@ -81,6 +89,8 @@ def train_main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     cfg = prepare_run(args)
+    if args.shard:
+        cfg.sharding = dict(recompute=args.shard == "recompute")
     if args.labels:
         from cmae_mm.engine.config import use_few_labels
 

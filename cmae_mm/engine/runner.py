@@ -25,6 +25,7 @@ from cmae_mm.engine.loops import ResumableEpochLoop, resumable_loop
 from cmae_mm.engine.lost_peers import translate
 from cmae_mm.engine.saving_runner import POSITION, SavingRunner
 from cmae_mm.engine.schedules import base_values, replay_schedules
+from cmae_mm.engine.sharding import is_split, split_like, split_model, split_optimizer_state
 from cmae_mm.engine.signals import leave_signals_to_the_main_process
 from cmae_mm.errors import UserError
 
@@ -63,7 +64,14 @@ class SuiteRunner(SavingRunner):
             model = fit_to_cpu(model)
         if not any(p.requires_grad for p in model.parameters()):
             return model.to(get_device())
+        if sharding := self.cfg.get("sharding"):
+            return split_model(model, torch.device(get_device()), **sharding)
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def _init_model_weights(self) -> None:
+        """See the base class; a split model was initialised while it was whole."""
+        if not is_split(self.model):
+            super()._init_model_weights()
 
     def load_checkpoint(
         self,
@@ -99,6 +107,11 @@ class SuiteRunner(SavingRunner):
         model = self.model.module if is_model_wrapper(self.model) else self.model
         model = model.module if isinstance(model, BaseTTAModel) else model
         check_same_model(model, checkpoint.get("state_dict", {}), filename)
+        if is_split(model):
+            checkpoint["state_dict"] = split_like(checkpoint["state_dict"], model)
+            if self._resume and "optimizer" in checkpoint:
+                optimizer = self.optim_wrapper.optimizer
+                checkpoint["optimizer"] = split_optimizer_state(checkpoint["optimizer"], optimizer)
         model.load_state_dict(checkpoint["state_dict"])
         self._has_loaded = True
         self.logger.info(f"Load checkpoint from {filename}")

@@ -17,6 +17,7 @@ from cmae_mm.engine.finite_hook import EXIT_CODE
 from cmae_mm.engine.loops import ResumableEpochLoop
 from cmae_mm.engine.random_states import STATES, gather_random_states
 from cmae_mm.engine.schedules import states_of_schedules
+from cmae_mm.engine.sharding import is_split, whole
 from cmae_mm.errors import UserError
 
 POSITION = "position"  # in a checkpoint: iterations done of the epoch, and how many it has
@@ -83,11 +84,15 @@ class SavingRunner(Runner):
         meta.setdefault("epoch", self.epoch + int(by_epoch))
         meta.setdefault("iter", self.iter + int(not by_epoch))
         states = gather_random_states() if save_optimizer else []
+        weights = bare_model(self).state_dict()
+        optimizer = self.optim_wrapper.state_dict() if save_optimizer else None
+        if is_split(bare_model(self)):  # it takes all processes to put it together
+            weights, optimizer = whole(weights), whole(optimizer)
         complaint = [""]
         if self.rank == 0:
             try:
                 self._write(
-                    Path(out_dir) / filename, meta, save_optimizer, save_param_scheduler, states, then
+                    Path(out_dir) / filename, meta, weights, optimizer, save_param_scheduler, states, then
                 )
             except UserError as error:
                 complaint = [str(error)]
@@ -97,7 +102,8 @@ class SavingRunner(Runner):
         self,
         path: Path,
         meta: dict[str, Any],
-        save_optimizer: bool,
+        weights: dict[str, Any],
+        optimizer: dict[str, Any] | None,
         save_param_scheduler: bool,
         states: list[dict[str, Any]],
         then: Callable[[], None] | None,
@@ -105,11 +111,11 @@ class SavingRunner(Runner):
         self.writer.wait()
         checkpoint: dict[str, Any] = {
             "meta": {**meta, **self._about()},
-            "state_dict": bare_model(self).state_dict(),
+            "state_dict": weights,
             "message_hub": self.message_hub.state_dict(),
         }
-        if save_optimizer:
-            checkpoint["optimizer"] = self.optim_wrapper.state_dict()
+        if optimizer is not None:
+            checkpoint["optimizer"] = optimizer
             checkpoint[STATES] = states
             loop = self.train_loop
             if isinstance(loop, ResumableEpochLoop):

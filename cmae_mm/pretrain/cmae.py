@@ -17,6 +17,7 @@ from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from cmae_mm.engine.sharding import own_part
 from cmae_mm.errors import UserError
 from cmae_mm.pretrain.base import PretrainModel
 from cmae_mm.pretrain.gradient_cache import Features
@@ -191,6 +192,6 @@ class CMAE(PretrainModel, BaseSelfSupervisor):
         ):
             source = dict(online.named_parameters())  # has more: the final norm
             for name, parameter in target.named_parameters():
-                targets.append(parameter)
-                onlines.append(source[name])
+                targets.append(own_part(parameter))  # of a split model each process moves its part
+                onlines.append(own_part(source[name]))
         torch._foreach_lerp_(targets, onlines, weight)

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from cmae_mm.engine.environment import bare_model
 from cmae_mm.engine.knn import knn_accuracy
 from cmae_mm.engine.run_metadata import write_json
+from cmae_mm.engine.sharding import callable_in_parts
 from cmae_mm.errors import UserError
 
 KNN_FILE = "knn.json"
@@ -46,7 +47,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     model.eval()
     try:
-        with torch.random.fork_rng(devices=gpus), torch.no_grad():
+        with torch.random.fork_rng(devices=gpus), torch.no_grad(), callable_in_parts(model):
             yield
     finally:
         random.setstate(python)

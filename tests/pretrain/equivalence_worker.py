@@ -22,6 +22,8 @@ from mmengine.optim import OptimWrapper  # noqa: E402
 from torch import nn  # noqa: E402
 
 from cmae_mm.engine.cpu import fit_to_cpu  # noqa: E402
+from cmae_mm.engine.sharding import split_model  # noqa: E402
+from cmae_mm.engine.sharding import whole as full_tensors  # noqa: E402
 from cmae_mm.pretrain import CMAE, Mask  # noqa: E402
 from cmae_mm.pretrain.gradient_cache import cached_train_step  # noqa: E402
 
@@ -33,7 +35,7 @@ class Plain(nn.Module):
         return data
 
 
-def tiny_cmae(uneven):
+def tiny_cmae(uneven, cached):
     """CMAE with SyncBN and a handful of channels."""
     decoder = dict(num_patches=16, patch_size=4, embed_dim=16, decoder_embed_dim=8, decoder_num_heads=2)
     mlp = dict(type="NonLinearNeck", hid_channels=16, out_channels=8, with_last_bn=False, with_avg_pool=False)
@@ -46,7 +48,7 @@ def tiny_cmae(uneven):
         feature_decoder=dict(type="CMAEFeatureDecoder", decoder_depth=1, **decoder),
         projector=dict(in_channels=16, **mlp),
         head=dict(head, uneven_batches=uneven),
-        grad_cache=True,
+        grad_cache=cached,
     )
 
 
@@ -57,7 +59,7 @@ def main():
     data = torch.load(folder / "batch.pt", weights_only=True)
     sizes, steps = data["sizes"] or [len(data["online"]) // world] * world, data["steps"]
     torch.manual_seed(0)
-    model = tiny_cmae(uneven=data["sizes"] is not None)
+    model = tiny_cmae(uneven=data["sizes"] is not None, cached=steps > 1)
     model.init_weights()
     model = fit_to_cpu(model).double().train()
     model.data_preprocessor = Plain()
@@ -66,10 +68,16 @@ def main():
     batches = [dict(inputs=[own["online"][r], own["target"][r]]) for r in rows]
     masks = [Mask(own["ids"][r], own["restore"][r], own["mask"][r]) for r in rows] * 2
     model.draw_masks = lambda images, given=None: masks.pop(0)
-    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.0), accumulative_counts=steps)
+    wrapper = OptimWrapper(
+        torch.optim.SGD(model.parameters(), lr=0.0, foreach=True), accumulative_counts=steps
+    )
     wrapper.initialize_count_status(model, 0, steps)
     wrapper.zero_grad = lambda **kwargs: None  # keep the gradients
-    whole = MMDistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+    if data["split"]:
+        model.init_weights = lambda: None  # it is initialised
+        whole = split_model(model, torch.device("cpu"), recompute=data["split"] == "recompute")
+    else:
+        whole = MMDistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
     logs = (
         cached_train_step(whole, batches, wrapper) if steps > 1 else [whole.train_step(batches[0], wrapper)]
     )
@@ -78,8 +86,8 @@ def main():
     ).mean(0)
     if world > 1:
         dist.all_reduce(losses)
+    grads = full_tensors({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     if rank == 0:
-        grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         statistics = {n: b for n, b in model.named_buffers() if "running" in n}
         torch.save(
             dict(losses=losses / world, grads=grads, statistics=statistics), folder / f"{data['name']}.pt"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmae_mm.engine.sharding import repeated_blocks
 from cmae_mm.pretrain import block_mask
 
 IMAGES = 32
@@ -25,9 +26,9 @@ def step(tmp_path_factory):
         online=views[0], target=views[1], ids=mask.ids_keep, restore=mask.ids_restore, mask=mask.mask
     )
 
-    def run(world, steps=1, sizes=None):
-        name = f"{world}-{steps}-{sizes is not None}"
-        torch.save(dict(batch, steps=steps, sizes=sizes, name=name), folder / "batch.pt")
+    def run(world, steps=1, sizes=None, split=None):
+        name = f"{world}-{steps}-{sizes is not None}-{split}"
+        torch.save(dict(batch, steps=steps, sizes=sizes, split=split, name=name), folder / "batch.pt")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
@@ -50,6 +51,17 @@ def whole(step):
     return found
 
 
+def test_every_block_of_cmae_is_a_unit(tiny_cmae):
+    model = tiny_cmae()
+    names = {id(m): n for n, m in model.named_modules()}
+    found = [names[id(block)] for block in repeated_blocks(model)]
+    assert found == [
+        *(f"{part}.layers.{i}" for part in ("backbone", "target_backbone") for i in range(2)),
+        *(f"pixel_decoder.decoder_blocks.{i}" for i in range(2)),
+        "feature_decoder.decoder_blocks.0",
+    ]
+
+
 def equal(found, whole):
     # losses are computed in float32, everything else in float64
     torch.testing.assert_close(found, whole, atol=1e-6, rtol=1e-5)
@@ -61,6 +73,10 @@ def test_two_processes_and_four_small_batches_contrasted_as_one(step, whole):
 
 def test_processes_with_different_numbers_of_images(step, whole):
     equal(step(2, sizes=[IMAGES - 5, 5]), whole)
+
+
+def test_two_processes_that_split_the_model(step, whole):
+    equal(step(2, split="recompute"), whole)
 
 
 @pytest.mark.distributed
