@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from cmae_mm.engine.environment import bare_model
 from cmae_mm.engine.knn import knn_accuracy
 from cmae_mm.engine.run_metadata import write_json
-from cmae_mm.engine.sharding import callable_in_parts
+from cmae_mm.engine.sharding import callable_in_parts, is_split
 from cmae_mm.errors import UserError
 
 KNN_FILE = "knn.json"
@@ -243,9 +243,12 @@ class ReconstructionHook(EpochMonitor):
 
     def look(self, runner: Any, epoch: int) -> None:
         """Draw in process 0."""
+        model = bare_model(runner)
+        if runner.rank != 0 and not is_split(model):  # a split model takes all processes
+            return
+        picture = self.draw(runner, model)
         if runner.rank != 0:
             return
-        picture = self.draw(runner, bare_model(runner))
         path = Path(runner.work_dir) / PICTURES / f"epoch_{epoch:04d}.png"
         path.parent.mkdir(exist_ok=True)
         cv2.imwrite(str(path), picture[..., ::-1])
