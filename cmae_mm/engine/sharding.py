@@ -57,6 +57,7 @@ def split_model(model: nn.Module, device: torch.device, recompute: bool = False)
             _recompute(block)
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    _settle(model)
     return model
 
 
@@ -83,6 +84,14 @@ def repeated_blocks(model: nn.Module) -> list[nn.Module]:
 
 def _recompute(block: nn.Module) -> None:
     block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
+def _settle(model: nn.Module) -> None:
+    """Run through an empty forward pass: what is called first is taken for the root, and hooks call blocks alone."""
+    model.forward = lambda: None  # type: ignore[method-assign]
+    with torch.no_grad():
+        model()
+    del model.forward
 
 
 def is_split(model: nn.Module) -> bool:
