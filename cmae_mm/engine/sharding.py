@@ -56,7 +56,8 @@ def split_model(model: nn.Module, device: torch.device, recompute: bool = False)
         if recompute:
             _recompute(block)
         fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    # By default the rest would stay whole after a forward pass, and whoever lists parameters then would find others.
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
     _settle(model)
     return model
 
