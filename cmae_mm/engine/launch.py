@@ -285,7 +285,8 @@ def build_runner(cfg: Any, args: argparse.Namespace, phases: tuple[str, ...]) ->
     if "train" in phases and hasattr(args, "accumulate"):
         from cmae_mm.engine.accumulation import accumulate, keeps_its_batch, planned_processes
 
-        if wanted := args.accumulate or ("auto" if keeps_its_batch(cfg) else None):
+        wanted: Any = args.accumulate or ("auto" if keeps_its_batch(cfg) else None)
+        if wanted:
             notes.append(accumulate(cfg, wanted, planned_processes(args.launcher)))
     notes += adapt(cfg, args.launcher, args.amp)
     kinds = (RandomStateHook, PlainCheckpointHook, ProgressFileHook, ResultRecordHook)

@@ -46,8 +46,9 @@ def split_model(model: nn.Module, device: torch.device, recompute: bool = False)
         raise UserError(
             "--shard: model.grad_cache needs whole gradients of the projector; switch one of the two off"
         )
-    if hasattr(model, "init_weights"):
-        model.init_weights()
+    initialise = getattr(model, "init_weights", None)
+    if initialise is not None:
+        initialise()
     model.to(device)
     for tensor in [*model.parameters(), *model.buffers()]:
         broadcast(tensor.data, src=0)
@@ -141,7 +142,7 @@ def whole(state: Any) -> Any:
     """
     if isinstance(state, DTensor):
         return state.full_tensor().cpu()
-    if isinstance(state, Mapping):
+    if isinstance(state, dict):
         return type(state)((key, whole(value)) for key, value in state.items())
     if type(state) in (list, tuple):
         return type(state)(whole(value) for value in state)
