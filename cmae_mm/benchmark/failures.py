@@ -36,6 +36,8 @@ _SIGNALS_FROM_OUTSIDE = {
     signal.SIGBUS,
     signal.SIGPWR,
 }
+# Of a training that can go on (docs/cluster.md).
+_TRAINING = {74: "a process of it hung", 75: "it was told to stop, and saved"}
 _SLURM = {
     "NODE_FAIL": OUTSIDE,
     "PREEMPTED": OUTSIDE,
@@ -74,6 +76,8 @@ def judge(code: int, log: str, missing: str = "") -> Failure:
     number = -code if code < 0 else code - 128 if code > 128 else 0
     if number:
         return _judge_signal(number, sentence)
+    if code in _TRAINING:
+        return Failure(OUTSIDE, _TRAINING[code])
     if code == 0:
         return Failure(INSIDE, f"ended without an error, but {missing or 'its output'} is missing")
     kind = OUTSIDE if _OUTSIDE.search(sentence) else INSIDE

@@ -11,6 +11,8 @@ from cmae_mm.benchmark.failures import INSIDE, OUTSIDE, judge, judge_slurm, last
     ("code", "log", "kind", "reason"),
     [
         (1, "OSError: [Errno 28] No space left on device: 'x'", OUTSIDE, "No space left"),
+        (75, "stopped by SIGTERM after iteration 9", OUTSIDE, "told to stop"),
+        (74, "error: process 3 hangs", OUTSIDE, "hung"),
         (1, "OSError: [Errno 5] Input/output error", OUTSIDE, "Input/output"),
         (
             2,
