@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -36,7 +36,6 @@ class Protocol:
         title: Short name.
         words: One to three sentences.
         schedule: Length of the training.
-        also: Other spellings of the key.
     """
 
     key: str
@@ -44,7 +43,6 @@ class Protocol:
     title: str
     words: str
     schedule: str
-    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,9 +150,8 @@ class Book:
 
     def protocol(self, key: str) -> Protocol:
         """Returns: The protocol of a key; a placeholder that says so if there is none."""
-        for protocol in self.protocols.values():
-            if key == protocol.key or key in protocol.also:
-                return protocol
+        if key in self.protocols:
+            return self.protocols[key]
         if key.startswith(("mini-", "small-")):
             words = "A reduced setting of this suite; compares with nothing published."
             return Protocol(key, "reduced scale", key, words, "as the recipe tells")
@@ -236,7 +233,7 @@ def load_published(path: Path = FILE) -> Book:
 
 def _build(values: dict[str, Any]) -> Book:
     metrics = {key: _metric(key, **entry) for key, entry in values["metrics"].items()}
-    protocols = {key: _protocol(key, **entry) for key, entry in values["protocols"].items()}
+    protocols = {key: Protocol(key, **entry) for key, entry in values["protocols"].items()}
     sources = {key: Source(key, **entry) for key, entry in values["sources"].items()}
     results = [
         r for group in values["results"] for row in group["rows"] for r in _numbers(group, row, metrics)
@@ -246,10 +243,6 @@ def _build(values: dict[str, Any]) -> Book:
     book = Book(protocols, metrics, sources, noise, tuple(results), aliases)
     _check(book)
     return book
-
-
-def _protocol(key: str, also: Sequence[str] = (), **entry: str) -> Protocol:
-    return Protocol(key, also=tuple(also), **entry)
 
 
 def _metric(key: str, raw: list[str], scale: Any = 1, **entry: Any) -> Metric:
@@ -280,9 +273,6 @@ def _digits(value: Decimal | int) -> int:
 
 
 def _check(book: Book) -> None:
-    names = [name for protocol in book.protocols.values() for name in (protocol.key, *protocol.also)]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two protocols share the key {sorted(twice)[0]}")
     seen: set[tuple[object, ...]] = set()
     for row in book.results:
         name = f"{row.method}, {row.backbone}, {row.protocol}, {row.metric}"

@@ -153,7 +153,7 @@ def test_noise_from_values_range_and_std():
         ('confidence = "unsure"', 'confidence = "maybe"', "unknown kind"),
         ('source = "mae-paper"', 'source = "nowhere"', "unknown protocol or source"),
         ('metric = "box_AP"', 'metric = "AP"', "unknown protocol or metric"),
-        ('also = ["KNN"]', 'also = ["IN-FT"]', "two protocols share the key IN-FT"),
+        ("[protocols.IN-KNN]", "[protocols.IN-FT]", "cannot be read"),  # two protocols share a key
         ('schedule = "none"', 'length = "none"', "length"),
     ],
 )

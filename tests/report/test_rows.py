@@ -209,13 +209,6 @@ def test_given_weights_and_ours_are_two_rows_with_one_published_value(tmp_path):
     assert alone.variant == ""
 
 
-def test_other_spellings_of_a_key_are_the_same_protocol(tmp_path):
-    keys = ("IN-FT", "FT-MAE")
-    records = [make_record("MAE", s, {TOP1: 83.0}, ("ImageNet-1K", key, "x")) for s, key in enumerate(keys)]
-    (row,) = rows_of(tmp_path, records)
-    assert (row.protocol.key, row.seeds, row.published.value) == ("IN-FT", (0, 1), 83.6)
-
-
 def test_the_whole_method_in_an_ablation_is_the_method(tmp_path):
     record = make_record("CMAE", 0, {TOP1: 83.8}, FT_TASK, epochs=300, variant="components-both")
     (row,) = rows_of(tmp_path, [record])
