@@ -41,18 +41,7 @@ def run_parser(purpose: str) -> argparse.ArgumentParser:
     return parser
 
 
-def train_main(argv: Sequence[str] | None = None) -> int:
-    """Train a config: ``tools/train.py``.
-
-    Args:
-        argv: Words of the command line; those of the process if None.
-
-    Returns:
-        Exit code.
-
-    Raises:
-        UserError: For a user's mistake.
-    """
+def _train_parser() -> argparse.ArgumentParser:
     parser = run_parser("Train a config of this suite, of mmpretrain, mmdet or mmsegmentation.")
     parser.add_argument(
         "--backbone",
@@ -87,7 +76,22 @@ def train_main(argv: Sequence[str] | None = None) -> int:
         help="classification: train on 1%% or 10%% of each class, 5-per-class, or a file with one image name a line; "
         "drawn with the run's seed",
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def train_main(argv: Sequence[str] | None = None) -> int:
+    """Train a config: ``tools/train.py``.
+
+    Args:
+        argv: Words of the command line; those of the process if None.
+
+    Returns:
+        Exit code.
+
+    Raises:
+        UserError: For a user's mistake.
+    """
+    args = _train_parser().parse_args(argv)
     cfg = prepare_run(args)
     if args.shard:
         cfg.sharding = dict(recompute=args.shard == "recompute")
