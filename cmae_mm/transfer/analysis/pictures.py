@@ -32,9 +32,11 @@ def draw_attention(models: Mapping[str, Mapping[str, np.ndarray]], uniform: floa
             if row == 0:
                 axis.axhline(uniform, color="grey", linestyle=":", label="uniform attention")
                 axis.set_title(name)
-            axis.set(xlabel="block" * row, ylabel=label if column == 0 else "", ylim=(0, None))
+            axis.set(xlabel="block" * row, ylabel=label if column == 0 else "")
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3)
+    for axis in axes[:, 0]:  # shared by a row; set earlier, it would hold the range of the first model
+        axis.set_ylim(bottom=0)
     axes[0][0].legend(fontsize=8)
     _save(figure, path)
 
