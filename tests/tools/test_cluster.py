@@ -240,7 +240,7 @@ def nodes():
 def test_the_other_nodes_go_on_from_the_last_checkpoint(tmp_path, data, nodes, fault):
     names, switch = nodes
     work, logs = tmp_path / "work", [tmp_path / f"log{i}" for i in range(NODES)]
-    short = options(12, "train_dataloader.batch_size=2", "env_cfg.dist_cfg.timeout=90")
+    short = options(40, "train_dataloader.batch_size=5", "env_cfg.dist_cfg.timeout=90")
     meeting = {
         "NNODES": f"{NODES - 1}:{NODES}",
         "RDZV": f"10.77.0.1:{MEETING}",
