@@ -20,6 +20,9 @@ cores=$(nproc 2>/dev/null || echo 1)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((cores / $1) > 8 ? 8 : ((cores / $1) > 0 ? (cores / $1) : 1)))}
 
 if [ -n "${RDZV:-}" ]; then
+    # A store of its own for each start. In the shared one, processes that start again because a machine came or went find the
+    # addresses of those before them.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     meeting=(--nnodes="${NNODES:-1}" --rdzv_backend=c10d --rdzv_endpoint="$RDZV" --rdzv_id="${RDZV_ID:-cmae-mm}")
     conf=${RDZV_CONF:-}
     if [ -n "${LOCAL_ADDR:-}" ]; then

@@ -188,6 +188,8 @@ def test_a_queued_job_of_slurm_saves_goes_back_into_the_queue_and_finishes(tmp_p
     wait_for(lambda: f"job {job} goes back into the queue" in told(), 120)
     stopped = int(re.search(r"stopped by SIGUSR1 after iteration (\d+)", told())[1])
     wait_for(lambda: (work / "result.json").exists(), 400)
+    queue = ["squeue", "-h", "-j", job]  # a job that is not over would outlive its Slurm
+    wait_for(lambda: not subprocess.run(queue, env=env, capture_output=True, text=True).stdout.strip(), 60)
     assert f"resumed epoch: {stopped // 5}, iter: {stopped}" in told()
     assert json.loads((work / "result.json").read_text())["world_size"] == 2
 
@@ -240,7 +242,7 @@ def nodes():
 def test_the_other_nodes_go_on_from_the_last_checkpoint(tmp_path, data, nodes, fault):
     names, switch = nodes
     work, logs = tmp_path / "work", [tmp_path / f"log{i}" for i in range(NODES)]
-    short = options(12, "train_dataloader.batch_size=2", "env_cfg.dist_cfg.timeout=90")
+    short = options(40, "train_dataloader.batch_size=5", "env_cfg.dist_cfg.timeout=90")
     meeting = {
         "NNODES": f"{NODES - 1}:{NODES}",
         "RDZV": f"10.77.0.1:{MEETING}",
