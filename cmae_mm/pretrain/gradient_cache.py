@@ -23,6 +23,8 @@ import torch
 from mmengine.model import is_model_wrapper
 from torch import Tensor
 
+from cmae_mm.engine.random_states import random_state, set_random_state
+
 Features = tuple[Tensor, ...]
 """What a contrast is made of: tensors (N, C_i), one row for each image."""
 
@@ -43,24 +45,6 @@ class CachedGradients:
     count: int
 
 
-class RandomState:
-    """The state of torch's generators, to draw the same masks and dropped paths again.
-
-    Args:
-        device: Where the model computes.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    def restore(self) -> None:
-        """Go back to the state."""
-        torch.set_rng_state(self._cpu)
-        if self._cuda is not None:
-            torch.cuda.set_rng_state(self._cuda)
-
-
 def cached_train_step(model: Any, batches: Sequence[Any], optim_wrapper: Any) -> list[dict[str, Tensor]]:
     """Train on small batches as on one large one; the optimizer steps once, after the last.
 
@@ -75,13 +59,13 @@ def cached_train_step(model: Any, batches: Sequence[Any], optim_wrapper: Any) ->
     bare = model.module if is_model_wrapper(model) else model
     states, parts = [], []
     for batch in batches:
-        states.append(RandomState(next(bare.parameters()).device))
+        states.append(random_state())  # for the same masks and dropped paths once more
         with torch.no_grad(), optim_wrapper.optim_context(bare):
             parts.append(bare.contrast_features(bare.data_preprocessor(batch, True)["inputs"]))
     contrast, shares = _gradients(bare, parts, optim_wrapper)
     logs = []
     for batch, state, share in zip(batches, states, shares, strict=True):
-        state.restore()
+        set_random_state(state)
         with optim_wrapper.optim_context(model):
             inputs = bare.data_preprocessor(batch, True)["inputs"]
             losses = model(inputs, data_samples=share, mode="cached")
