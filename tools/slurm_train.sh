@@ -5,10 +5,12 @@
 # time is over or when it is preempted, and goes on from its last good checkpoint when it starts again. In a job of
 # your own (salloc, sbatch) it runs with what the job has; PARTITION and JOB are then not used.
 #   SRUN_ARGS, SBATCH_ARGS  more options (account, time limit, --gres=none on CPUs ...)
+#   ARRAY=0-4%2             with SUBMIT=1: a job array, one run for each number (two at a time). {task} in CONFIG and ARGS
+#                           becomes the number: ARRAY=0-4 ... --work-dir /shared/cmae/seed{task} --seed {task}
 #   WARNING=180             seconds before the end of its time at which a queued job is told to save
 set -euo pipefail
 if [ $# -lt 3 ]; then
-    echo "usage: [SUBMIT=1 GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=8 SRUN_ARGS=... SBATCH_ARGS=...] tools/slurm_train.sh PARTITION JOB CONFIG [ARGS of tools/train.py]" >&2
+    echo "usage: [SUBMIT=1 ARRAY=0-4 GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=8 SRUN_ARGS=... SBATCH_ARGS=...] tools/slurm_train.sh PARTITION JOB CONFIG [ARGS of tools/train.py]" >&2
     exit 2
 fi
 ROOT=${CMAE_MM_ROOT:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
@@ -21,10 +23,19 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$CPUS}
 place=(--partition="$1" --job-name="$2")
 size=(--gres="gpu:$PER_NODE" --ntasks="$GPUS" --ntasks-per-node="$PER_NODE" --cpus-per-task="$CPUS")
 train=("$PYTHON" -u "$ROOT/tools/train.py" "$3" --launcher slurm)
+args=("${@:4}")
 
+if [ -n "${ARRAY:-}" ]; then
+    [ -n "${SUBMIT:-}" ] || { echo "error: ARRAY=$ARRAY: job arrays are queued; set SUBMIT=1" >&2; exit 2; }
+    [[ "${*:4}" == *--work-dir*{task}* ]] || {
+        echo "error: ARRAY=$ARRAY: its runs would write into one folder; give --work-dir a folder with {task} in its name" >&2
+        exit 2
+    }
+    place+=(--array="$ARRAY")
+fi
 if [ -n "${SUBMIT:-}" ]; then
     # Slurm runs a copy of the script, which no longer lies beside the others: hence the command in words.
-    command=$(printf '%q ' env -u SUBMIT CMAE_MM_ROOT="$ROOT" CMAE_MM_QUEUED=1 bash "$ROOT/tools/slurm_train.sh" "$@")
+    command=$(printf '%q ' env -u SUBMIT -u ARRAY CMAE_MM_ROOT="$ROOT" CMAE_MM_QUEUED=1 bash "$ROOT/tools/slurm_train.sh" "$@")
     # shellcheck disable=SC2086  # SBATCH_ARGS holds several words on purpose
     exec sbatch "${place[@]}" "${size[@]}" --requeue --open-mode=append --signal="B:USR1@${WARNING:-180}" \
         ${SBATCH_ARGS:-} --wrap="exec $command"
@@ -34,15 +45,23 @@ fi
 if [ -z "${CMAE_MM_QUEUED:-}" ]; then
     [ -z "${SLURM_JOB_ID:-}" ] || place=()
     # shellcheck disable=SC2086  # SRUN_ARGS holds several words on purpose
-    exec srun "${place[@]}" "${size[@]}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} "${train[@]}" "${@:4}"
+    exec srun "${place[@]}" "${size[@]}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} "${train[@]}" "${args[@]}"
 fi
 
-# A queued job. srun gets the signal that comes to this script, and hands it to all tasks.
+# A queued job, or one task of an array. The number of one of the tasks is that of the whole array: as a job it would
+# send all of them back into the queue.
+job=$SLURM_JOB_ID
+if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+    job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+    train=("${train[@]//\{task\}/$SLURM_ARRAY_TASK_ID}")
+    args=("${args[@]//\{task\}/$SLURM_ARRAY_TASK_ID}")
+fi
+# srun gets the signal that comes to this script, and hands it to all tasks.
 told="" run=""
 trap 'told=1; [ -z "$run" ] || kill -USR1 "$run" 2>/dev/null' USR1
 trap 'told=1; [ -z "$run" ] || kill -TERM "$run" 2>/dev/null' TERM
 # shellcheck disable=SC2086
-srun "${size[@]}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} "${train[@]}" --resume "${@:4}" &
+srun "${size[@]}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} "${train[@]}" --resume "${args[@]}" &
 run=$!
 [ -z "$told" ] || kill -USR1 "$run"
 code=0
@@ -53,7 +72,7 @@ while kill -0 "$run" 2>/dev/null; do # a signal ends a wait
 done
 # 75: stopped and saved, not done. Above 128: a task did not leave in time, and was ended.
 if [ "$code" -eq 75 ] || { [ -n "$told" ] && [ "$code" -gt 128 ]; }; then
-    echo "slurm_train.sh: not done; job $SLURM_JOB_ID goes back into the queue"
-    scontrol requeue "$SLURM_JOB_ID"
+    echo "slurm_train.sh: not done; job $job goes back into the queue"
+    scontrol requeue "$job"
 fi
 exit "$code"

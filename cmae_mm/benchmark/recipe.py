@@ -159,6 +159,7 @@ class Slurm:
         gpus_per_node: GPUs of a node.
         cpus_per_gpu: Cores for each GPU.
         hours: Time limit of a job; the partition's if 0. A job that reaches it goes on in a new one.
+        at_once: How many tasks of a job array may run at a time; 0: as many as there is room for.
         extra: Further words for ``sbatch``.
     """
 
@@ -167,6 +168,7 @@ class Slurm:
     gpus_per_node: int = 8
     cpus_per_gpu: int = 8
     hours: float = 0.0
+    at_once: int = 0
     extra: tuple[str, ...] = ()
 
 

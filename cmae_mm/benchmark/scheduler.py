@@ -72,6 +72,12 @@ class Scheduler:
         return [stage for stage in self.stages if stage.name not in busy]
 
     def _start_ready(self) -> bool:
+        started = self._start_what_fits()
+        for told in self.launcher.submit():
+            self.line.event(told)
+        return started
+
+    def _start_what_fits(self) -> bool:
         started, crowded = False, False
         for stage in self._ready():
             if stage.name not in self._checked and set(stage.needs) <= self.done:
@@ -130,10 +136,12 @@ class Scheduler:
             return Failure(str(state.get("reason_kind", INSIDE)), str(state.get("reason", "")))
         log = self.state.log(ended.stage)
         text = log.read_text(errors="replace")[-(1 << 16) :] if log.exists() else ""
+        # Slurm calls a job that was killed failed, too.
+        if state.get("status") == "started" and ended.state in ("", "FAILED"):
+            code = "" if ended.code is None else f" (exit code {ended.code})"
+            return Failure(OUTSIDE, f"its program was stopped from outside{code} before it could say anything")
         if ended.state:
             return judge_slurm(ended.state, text)
-        if state.get("status") == "started":  # its runner was killed before it could say anything
-            return Failure(OUTSIDE, f"its program was stopped from outside (exit code {ended.code})")
         return judge(ended.code or 0, text, "its state file")
 
     def _note(self, stage: Stage, failure: Failure) -> None:

@@ -1,16 +1,16 @@
 """Batch jobs: scripts by their words; the launcher against a fake batch system, and against a small real Slurm."""
 
+import contextlib
 import os
-import shutil
-import socket
-import stat
+import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from cmae_mm.benchmark.launchers.slurm import SlurmLauncher, script
+from cmae_mm.benchmark.launchers.slurm import SlurmLauncher
+from cmae_mm.benchmark.launchers.slurm_script import resources, script
 from cmae_mm.benchmark.recipe import Cost, Slurm
 from cmae_mm.benchmark.retrying import Retries
 from cmae_mm.benchmark.scheduler import Scheduler
@@ -24,7 +24,7 @@ def training(gpus, program="train", words=("c.py",)):
 
 
 def options(stage, words):
-    text = script(stage, Path("/o/s.job"), Path("/o/s.slurm.log"), words, "n")
+    text = script(resources(stage, words), [Path("/o/s.job")], Path("/o/s.slurm.log"), "n")
     return [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
 
 
@@ -75,26 +75,30 @@ def state(job):
     if (job / "cancelled").exists(): return "CANCELLED"
     if (job / "code").exists(): return "COMPLETED" if (job / "code").read_text().strip() == "0" else "FAILED"
     return "RUNNING" if (job / "pid").exists() else "PENDING"
-def jobs(): return sorted((p for p in root.iterdir() if p.is_dir()), key=lambda p: int(p.name))
+def jobs(): return sorted((p for p in root.iterdir() if p.is_dir()), key=lambda p: [int(n) for n in p.name.split("_")])
 def start():
     for job in jobs():
         if state(job) != "PENDING": continue
         before = [state(root / n) for n in (job / "needs").read_text().split()]
         if any(s in ("FAILED", "CANCELLED") for s in before): (job / "cancelled").touch()
         elif all(s == "COMPLETED" for s in before):
-            code = f"bash {job}/script; echo $? > {job}/code.part; mv {job}/code.part {job}/code"
+            code = "export SLURM_JOB_ID={} SLURM_ARRAY_TASK_ID={};".format(*job.name.split("_"), "")
+            code += f"bash {job}/script; echo $? > {job}/code.part; mv {job}/code.part {job}/code"
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             process = subprocess.Popen(["bash", "-c", code], start_new_session=True, **quiet)
             (job / "pid").write_text(str(process.pid))
 if name == "sbatch":
-    job = root / str(1 + len(jobs()))
-    job.mkdir()
+    number = 1 + max([0, *(int(job.name.split("_")[0]) for job in jobs())])
     needs = [w.split(":", 1)[1].replace(":", " ") for w in words if w.startswith("--dependency=afterok:")]
     text = pathlib.Path(words[-1]).read_text()
-    (job / "name").write_text(text.split("--job-name=")[1].splitlines()[0])
-    (job / "script").write_text(text)
-    (job / "needs").write_text(" ".join(needs))
-    print(job.name)
+    last = int(text.split("--array=0-")[1].split()[0].split("%")[0]) if "--array=" in text else None
+    for name in [str(number)] if last is None else [f"{number}_{i}" for i in range(last + 1)]:
+        job = root / name
+        job.mkdir()
+        (job / "name").write_text(text.split("--job-name=")[1].splitlines()[0])
+        (job / "script").write_text(text)
+        (job / "needs").write_text(" ".join(needs))
+    print(number)
 elif name == "scancel":
     for word in words:
         (root / word / "cancelled").touch()
@@ -122,78 +126,20 @@ def fake(tmp_path, monkeypatch):
     return jobs
 
 
-def needed(path):
-    if not (found := shutil.which(path, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")):
-        pytest.skip(f"{path} is not installed (Debian: slurmctld slurmd slurm-client munge)")
-    return found
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """A controller and one node on this machine, on ports of their own; nothing else is touched."""
-    programs = {name: needed(name) for name in ("munged", "slurmctld", "slurmd", "sbatch", "squeue")}
-    if os.geteuid():
-        pytest.skip("slurmd needs root")
-    root = tmp_path_factory.mktemp("slurm")
-    for parent in (root, *root.parents):  # munged refuses a socket in a folder that others cannot enter
-        if not parent.stat().st_mode & stat.S_IXOTH:
-            parent.chmod(parent.stat().st_mode | stat.S_IXOTH | stat.S_IXGRP)
-    for name in ("spool", "state", "munge"):
-        (root / name).mkdir()
-        (root / name).chmod(0o755)
-    (root / "key").write_bytes(os.urandom(1024))
-    (root / "key").chmod(0o600)
-    host = socket.gethostname().split(".")[0]
-    ports = [free_port(), free_port()]
-    (root / "slurm.conf").write_text(
-        f"ClusterName=small\nSlurmctldHost={host}\nSlurmUser=root\nSlurmdUser=root\nAuthType=auth/munge\n"
-        f"AuthInfo=socket={root}/munge/socket\nStateSaveLocation={root}/state\nSlurmdSpoolDir={root}/spool\n"
-        f"SlurmctldPidFile={root}/ctld.pid\nSlurmdPidFile={root}/d.pid\nSlurmctldLogFile={root}/ctld.log\n"
-        f"SlurmdLogFile={root}/d.log\nProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\n"
-        f"SelectType=select/cons_tres\nSelectTypeParameters=CR_Core\nSlurmctldPort={ports[0]}\nSlurmdPort={ports[1]}\n"
-        "JobRequeue=1\nSchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0\n"
-        f"NodeName={host} CPUs={os.cpu_count()} State=UNKNOWN\nPartitionName=all Nodes={host} Default=YES State=UP\n"
-    )
-    munge = [f"--key-file={root}/key", f"--socket={root}/munge/socket", f"--pid-file={root}/munge/pid"]
-    munge += [f"--log-file={root}/munge/log", f"--seed-file={root}/munge/seed", "--foreground"]
-    environment = {**os.environ, "SLURM_CONF": str(root / "slurm.conf")}
-    running = []
-    for command in (
-        [programs["munged"], *munge],
-        [programs["slurmctld"], "-D"],
-        [programs["slurmd"], "-D", "-N", host],
-    ):
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        running.append(subprocess.Popen(command, env=environment, **quiet))
-        time.sleep(0.5)
-    try:
-        end = time.monotonic() + 20
-        while (
-            "idle"
-            not in subprocess.run(["sinfo", "-h"], env=environment, capture_output=True, text=True).stdout
-        ):
-            if time.monotonic() > end or any(p.poll() is not None for p in running):
-                pytest.skip("a small Slurm does not start on this machine")
-            time.sleep(0.3)
-        yield root / "slurm.conf"
-    finally:
-        for process in reversed(running):
-            process.terminate()
-            process.wait(timeout=20)
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("", 0))
-        return found.getsockname()[1]
-
-
 @pytest.fixture(params=["fake", "real"])
 def slurm(request, monkeypatch):
     if request.param == "fake":
         return request.getfixturevalue("fake")
-    monkeypatch.setenv("SLURM_CONF", str(request.getfixturevalue("cluster")))
+    for name, value in request.getfixturevalue("small_slurm").items():
+        monkeypatch.setenv(name, value)
     return None
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def scheduler(bench, stages, times=2):
@@ -244,10 +190,8 @@ def test_a_killed_benchmark_finds_its_jobs_again(bench, slurm):
     stages = [bench.stage("a", body="time.sleep(2)"), bench.stage("b", ["a"])]
     lost = scheduler(bench, stages)
     lost._start_ready()  # handed over, and then the program is gone
-    deadline = time.monotonic() + 20
-    while not (bench.root / "events").exists() and time.monotonic() < deadline:
-        lost.launcher.adopt([])  # a look at the queue, which lets the fake one start its jobs
-        time.sleep(0.1)
+    # a look at the queue lets the fake one start its jobs
+    wait_for(lambda: lost.launcher.adopt([]) == [] and (bench.root / "events").exists())
     found = scheduler(bench, stages)
     assert found.run()
     assert bench.started == ["a", "b"]
@@ -257,10 +201,7 @@ def test_a_job_that_somebody_cancels_is_no_loss_of_the_rest(bench, slurm):
     stages = [bench.stage("a", body="time.sleep(30)"), bench.stage("b")]
     run = scheduler(bench, stages)
     run._start_ready()
-    deadline = time.monotonic() + 20
-    while not (bench.root / "events").exists() and time.monotonic() < deadline:
-        run.launcher.adopt([])
-        time.sleep(0.1)
+    wait_for(lambda: run.launcher.adopt([]) == [] and (bench.root / "events").exists())
     number = run.launcher._jobs["a"][1]
     subprocess.run(["scancel", number], check=True)
     assert not run.run()
@@ -274,6 +215,100 @@ def test_stop_cancels_what_was_handed_over(bench, slurm):
     run = scheduler(bench, stages)
     run._start_ready()
     assert set(run.launcher._jobs) == {"a", "b"}
+    wait_for(lambda: run.launcher.adopt([]) == [] and (bench.root / "events").exists())
     run.launcher.stop()
     assert run.launcher._jobs == {}
     assert scheduler(bench, stages).launcher.adopt(stages) == []
+
+
+def runs(bench, count, body=""):
+    """A stage, runs that need it, and a last one that needs them."""
+    seeds = [f"seed{i}" for i in range(count)]
+    return [
+        bench.stage("first", body=body),
+        *(bench.stage(s, ["first"], body) for s in seeds),
+        bench.stage("last", seeds),
+    ]
+
+
+def numbers(run):
+    return {name: number for name, (_, number) in run.launcher._jobs.items()}
+
+
+def test_runs_that_ask_for_the_same_are_one_array(bench, slurm, capsys):
+    run = scheduler(bench, runs(bench, 4))
+    run._start_ready()
+    found = numbers(run)
+    array = found["seed0"].partition("_")[0]
+    assert {name: found[name] for name in found if "seed" in name} == {
+        f"seed{i}": f"{array}_{i}" for i in range(4)
+    }
+    assert "_" not in found["first"] + found["last"]
+    assert f"job array {array}: 4 of them, seed0 to seed3" in capsys.readouterr().out
+    assert run.run()
+    assert bench.started[0] == "first"
+    assert sorted(bench.started[1:-1]) == ["seed0", "seed1", "seed2", "seed3"]
+    assert bench.started[-1] == "last"
+
+
+def test_a_failed_task_of_an_array_is_tried_again_alone(bench, slurm):
+    mark = bench.root / "second"
+    once = f"p=pathlib.Path({str(mark)!r});first=not p.exists();p.touch();"
+    once += "sys.exit('OSError: [Errno 28] No space left on device') if first else None"
+    stages = [bench.stage("a"), bench.stage("flaky", body=once), bench.stage("bad", body="sys.exit('wrong')")]
+    run = scheduler(bench, [*stages, bench.stage("lost", ["bad"])])
+    assert not run.run()
+    assert run.done == {"a", "flaky"}
+    assert [bench.started.count(name) for name in ("a", "flaky", "bad", "lost")] == [1, 2, 1, 0]
+
+
+def test_a_killed_benchmark_finds_the_tasks_of_its_array_again(bench, slurm):
+    stages = runs(bench, 3, "time.sleep(1)")
+    lost = scheduler(bench, stages)
+    lost._start_ready()
+    before = numbers(lost)
+    found = scheduler(bench, stages)
+    assert {s.name for s in found.launcher.adopt(stages)} == set(before)
+    assert numbers(found) == before
+    assert found.run()
+    assert sorted(bench.started) == sorted(s.name for s in stages)
+
+
+def test_an_array_is_at_most_as_long_as_clusters_allow(bench, fake, monkeypatch):
+    monkeypatch.setattr("cmae_mm.benchmark.launchers.slurm.LARGEST_ARRAY", 3)
+    run = scheduler(bench, [bench.stage(f"s{i}") for i in range(7)])
+    run._start_ready()
+    assert sorted(numbers(run).values()) == ["1_0", "1_1", "1_2", "2_0", "2_1", "2_2", "3"]
+    run.launcher.stop()
+
+
+def test_an_array_runs_so_many_at_once_and_sizes_do_not_mix():
+    jobs = [Path(f"/o/{i}.job") for i in range(5)]
+    text = script(["--nodes=1"], jobs, Path("/o/x.%a.slurm.log"), "n", at_once=2)
+    assert "#SBATCH --array=0-4%2\n" in text
+    assert "jobs=(/o/0.job /o/1.job /o/2.job /o/3.job /o/4.job)" in text
+    assert text.splitlines()[-1].endswith('cmae_mm.benchmark.runner "${jobs[$SLURM_ARRAY_TASK_ID]}"')
+    assert resources(training(8), Slurm()) != resources(training(16), Slurm())
+
+
+def test_jobs_that_are_killed_or_requeued_run_again(bench, small_slurm, monkeypatch):
+    """What a lost node, preemption and the out-of-memory killer do, in a real Slurm."""
+    for name, value in small_slurm.items():
+        monkeypatch.setenv(name, value)
+    wait = f"time.sleep(0 if pathlib.Path({str(bench.root / 'again')!r}).exists() else 300)"
+    stages = [
+        bench.stage("requeued", body=wait),
+        bench.stage("killed", body=wait),
+        bench.stage("end", ["killed"]),
+    ]
+    run = scheduler(bench, stages)
+    run._start_ready()
+    before = numbers(run)
+    wait_for(lambda: (bench.root / "events").exists() and len(bench.started) == 2)
+    (bench.root / "again").touch()
+    subprocess.run(["scontrol", "requeue", before["requeued"]], check=True)
+    pid = int((bench.root / "stages" / "killed.lock").read_text().split()[1])
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    assert run.run()
+    assert sorted(bench.started) == ["end", "killed", "killed", "requeued", "requeued"]

@@ -13,38 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from cluster_runs import CONFIG, PLAIN, ROOT, iteration, options
 
 from cmae_mm.engine.checkpoint_file import fault_of, newest_good
 
 pytestmark = pytest.mark.distributed
-ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "configs/mini/cmae_vit-mini-p8_pretrain.py"
 PORT, MEETING, NODES = "29641", "29642", 4
-PLAIN = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-PLAIN |= {"CMAE_MM_PYTHON": sys.executable}
-
-
-def options(epochs, *more):
-    """A tiny CMAE that saves after each iteration."""
-    return [
-        "--cfg-options",
-        "default_hooks.knn=None",
-        "default_hooks.reconstruction=None",
-        "default_hooks.checkpoint.iter_interval=1",
-        "default_hooks.checkpoint.interval=1000",
-        "model.backbone.arch.num_layers=1",
-        "train_dataloader.num_workers=1",
-        f"train_cfg.max_epochs={epochs}",
-        "param_scheduler.1.T_max=7",
-        "param_scheduler.1.end=9",
-        *more,
-    ]
-
-
-@pytest.fixture
-def data(mini_data):
-    """Words that name the data: 40 images to train on."""
-    return ["--data-root", str(mini_data / "imagenet")]
 
 
 @pytest.mark.parametrize(("ranks", "epochs", "batch"), [(1, 14, 4), (2, 28, 4)])
@@ -117,12 +91,6 @@ def until(condition, process, log, seconds=300):
         time.sleep(0.1)
 
 
-def iteration(work):
-    with contextlib.suppress(OSError, ValueError):
-        return int((work / "last_checkpoint").read_text().rpartition("_")[2].removesuffix(".pth"))
-    return 0
-
-
 def test_sigterm_to_torchrun_saves_and_leaves_and_the_run_goes_on(tmp_path, data):
     work, log = tmp_path / "work", tmp_path / "log"
     few = options(3, "train_dataloader.batch_size=4", "default_hooks.checkpoint.iter_interval=5")
@@ -154,44 +122,6 @@ def test_a_process_that_hangs_is_named_and_ends_the_run(tmp_path, data):
     assert f"process 1 ({os.uname().nodename}, pid {pid}) has given no sign of life" in sentence
     assert (work / "heartbeat" / "rank0.stack").stat().st_size > 0
     assert newest_good(work)[0] is not None
-
-
-def test_a_queued_job_of_slurm_saves_goes_back_into_the_queue_and_finishes(tmp_path, data, small_slurm):
-    """Told to stop as Slurm does before a job's time is over; the same job starts again and goes on."""
-    work, log = tmp_path / "work", tmp_path / "job.log"
-    env = {
-        **PLAIN,
-        **small_slurm,
-        "SUBMIT": "1",
-        "GPUS": "2",
-        "CPUS_PER_TASK": "1",
-        "SRUN_ARGS": "--gres=none",
-    }
-    env |= {"SBATCH_ARGS": f"--gres=none --output={log}", "MASTER_ADDR": "127.0.0.1"}
-    script = [str(ROOT / "tools/slurm_train.sh"), "all", "cmae", str(CONFIG), "--work-dir", str(work), *data]
-    few = options(8, "train_dataloader.batch_size=4", "default_hooks.checkpoint.iter_interval=5")
-    queued = subprocess.run(["bash", *script, *few], env=env, capture_output=True, text=True, check=False)
-    assert queued.returncode == 0, queued.stderr
-    job = queued.stdout.split()[-1]
-
-    def told():
-        return log.read_text() if log.exists() else ""
-
-    def wait_for(condition, seconds):
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, told()[-4000:]
-            time.sleep(0.3)
-
-    wait_for(lambda: iteration(work) >= 5, 300)
-    subprocess.run(["scancel", "--batch", "--signal=USR1", job], env=env, check=True)
-    wait_for(lambda: f"job {job} goes back into the queue" in told(), 120)
-    stopped = int(re.search(r"stopped by SIGUSR1 after iteration (\d+)", told())[1])
-    wait_for(lambda: (work / "result.json").exists(), 400)
-    queue = ["squeue", "-h", "-j", job]  # a job that is not over would outlive its Slurm
-    wait_for(lambda: not subprocess.run(queue, env=env, capture_output=True, text=True).stdout.strip(), 60)
-    assert f"resumed epoch: {stopped // 5}, iter: {stopped}" in told()
-    assert json.loads((work / "result.json").read_text())["world_size"] == 2
 
 
 def ip(*words):

@@ -75,7 +75,10 @@ def test_dist_train_passes_nodes_and_arguments(checkout):
     assert args[-6:] == [train, "a config.py", "--launcher", "pytorch", "--cfg-options", "a=b c"]
 
 
-CLEAN = dict.fromkeys(("NNODES", "NODE_RANK", "MASTER_ADDR", "PORT", "OMP_NUM_THREADS", "SLURM_JOB_ID"), "")
+CLEAN = dict.fromkeys(
+    ("NNODES", "NODE_RANK", "MASTER_ADDR", "PORT", "OMP_NUM_THREADS", "SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID"),
+    "",
+)
 
 
 def test_a_meeting_point_with_restarts_resumes(checkout):
@@ -141,7 +144,7 @@ def test_a_queued_job_warns_requeues_and_calls_the_script_again(checkout):
     for option in ("--partition=part", "--requeue", "--open-mode=append", "--signal=B:USR1@90", "--ntasks=8"):
         assert option in args
     wrapped = args[-1]
-    assert wrapped.startswith("--wrap=exec env -u SUBMIT CMAE_MM_ROOT=")
+    assert wrapped.startswith("--wrap=exec env -u SUBMIT -u ARRAY CMAE_MM_ROOT=")
     assert wrapped.endswith("part name a\\ config.py --seed 1 ")
 
 
@@ -173,7 +176,60 @@ def test_a_queued_job_goes_back_into_the_queue_when_it_was_stopped(checkout, cod
     assert job.returncode == code
     assert "c.py --launcher slurm --resume" in out
     assert ("told" in out) == told
-    assert ("scontrol requeue 77" in out) == again
+    assert ("scontrol requeue 77\n" in out) == again
+
+
+def test_a_task_of_an_array_goes_back_into_the_queue_alone(checkout):
+    """The number of a task may be that of the array; requeueing it would requeue all."""
+    (checkout / "bin" / "srun").write_text("#!/bin/bash\nexit 75\n")
+    (checkout / "bin" / "scontrol").write_text('#!/bin/bash\necho "scontrol $*"\n')
+    (checkout / "bin" / "scontrol").chmod(0o755)
+    env = {
+        "SLURM_JOB_ID": "70",
+        "SLURM_ARRAY_JOB_ID": "70",
+        "SLURM_ARRAY_TASK_ID": "4",
+        "CMAE_MM_QUEUED": "1",
+    }
+    result = slurm_train(checkout, "--work-dir", "/w/{task}", **env)
+    assert result.returncode == 75
+    assert "scontrol requeue 70_4\n" in result.stdout
+
+
+def slurm_train(checkout, *words, **env):
+    env = CLEAN | {"PATH": f"{checkout / 'bin'}:{os.environ['PATH']}"} | env
+    return call(checkout / "tools" / "slurm_train.sh", "part", "name", "c{task}.py", *words, **env)
+
+
+def test_an_array_is_queued_with_a_folder_for_each_run(checkout):
+    words = ("--work-dir", "/w/seed{task}", "--seed", "{task}")
+    args = slurm_train(checkout, *words, SUBMIT="1", ARRAY="0-4%2").stdout.splitlines()
+    assert "--array=0-4%2" in args
+    assert args[-1].startswith("--wrap=exec env -u SUBMIT -u ARRAY ")
+    for task in ("3", "12"):
+        env = {
+            "SLURM_JOB_ID": "70",
+            "SLURM_ARRAY_JOB_ID": "70",
+            "SLURM_ARRAY_TASK_ID": task,
+            "CMAE_MM_QUEUED": "1",
+        }
+        run = slurm_train(checkout, *words, **env).stdout.splitlines()
+        assert f"c{task}.py" in run
+        assert run[-4:] == ["--work-dir", f"/w/seed{task}", "--seed", task]
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "told"),
+    [
+        (("--work-dir", "/w/{task}"), {"ARRAY": "0-4"}, "set SUBMIT=1"),
+        ((), {"ARRAY": "0-4", "SUBMIT": "1"}, "would write into one folder"),
+        (("--work-dir", "/w"), {"ARRAY": "0-4", "SUBMIT": "1"}, "would write into one folder"),
+    ],
+)
+def test_an_array_that_would_overwrite_itself_is_refused(checkout, words, env, told):
+    result = slurm_train(checkout, *words, **env)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert told in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_setup_refuses_an_unsuitable_python(tmp_path):

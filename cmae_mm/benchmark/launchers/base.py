@@ -54,6 +54,14 @@ class Launcher(ABC):
             A remark for people; mostly empty.
         """
 
+    def submit(self) -> list[str]:
+        """Hand over what :meth:`start` only noted, where a launcher does that.
+
+        Returns:
+            Remarks for people.
+        """
+        return []
+
     @abstractmethod
     def ended(self) -> list[Ended]:
         """Returns: The stages that ended since the last look."""

@@ -1,27 +1,26 @@
-"""Stages as jobs of Slurm: ``sbatch`` scripts with dependencies, watched through ``squeue`` and ``sacct``."""
+"""Stages as jobs of Slurm: ``sbatch`` with dependencies and arrays, watched through ``squeue`` and ``sacct``."""
 
 from __future__ import annotations
 
-import math
-import shlex
 import subprocess
-import sys
 import time
+from collections import defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cmae_mm.benchmark import fingerprint
 from cmae_mm.benchmark.launchers.base import Ended, Launcher, keep_batch
-from cmae_mm.benchmark.recipe import ROOT, Slurm
+from cmae_mm.benchmark.launchers.slurm_script import LARGEST_ARRAY, is_distributed, resources, script
+from cmae_mm.benchmark.recipe import Slurm
 from cmae_mm.benchmark.runner import write_job
 from cmae_mm.benchmark.stages import Stage
-from cmae_mm.benchmark.state import StateFolder
+from cmae_mm.benchmark.state import StateFolder, read_json, write_json
 from cmae_mm.errors import UserError
 
 # What a job can be in while it has not ended.
 _ALIVE = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "RESIZING",
           "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "REQUEUE_FED")  # fmt: skip
-_DISTRIBUTED = ("train", "test")
 
 
 def run_command(words: Sequence[str]) -> str:
@@ -48,46 +47,13 @@ def run_command(words: Sequence[str]) -> str:
     return done.stdout
 
 
-def script(stage: Stage, job: Path, log: Path, words: Slurm, name: str) -> str:
-    """The batch script of a stage.
+@dataclass(frozen=True)
+class _Waiting:
+    """A stage that is handed over with the next submission."""
 
-    Args:
-        stage: To run.
-        job: Job file of its runner.
-        log: Where Slurm's own words go.
-        words: What the recipe says about jobs.
-        name: Name of the job.
-
-    Returns:
-        Text for ``sbatch``.
-    """
-    gpus, nodes = stage.cost.gpus, _nodes(stage, words)
-    tasks = math.ceil(gpus / nodes) if _is_distributed(stage) else 1
-    options = [
-        f"--job-name={name}",
-        f"--output={log}",
-        "--open-mode=append",
-        "--requeue",
-        f"--nodes={nodes}",
-        f"--ntasks-per-node={tasks}",
-        f"--cpus-per-task={words.cpus_per_gpu if gpus else 1}",
-    ]
-    options += [f"--gres=gpu:{math.ceil(gpus / nodes)}"] if gpus else []
-    options += [f"--partition={words.partition}"] if words.partition else []
-    options += [f"--account={words.account}"] if words.account else []
-    options += [f"--time={math.ceil(words.hours * 60)}"] if words.hours else []
-    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in [*options, *words.extra])]
-    lines += [f"cd {shlex.quote(str(ROOT))}", "export PYTHONUNBUFFERED=1"]
-    lines += [f"exec {shlex.join([sys.executable, '-m', 'cmae_mm.benchmark.runner', str(job)])}"]
-    return "\n".join(lines) + "\n"
-
-
-def _is_distributed(stage: Stage) -> bool:
-    return stage.cost.gpus > 1 and stage.program in _DISTRIBUTED
-
-
-def _nodes(stage: Stage, words: Slurm) -> int:
-    return max(1, math.ceil(stage.cost.gpus / words.gpus_per_node)) if _is_distributed(stage) else 1
+    stage: Stage
+    job: Path
+    after: tuple[str, ...]
 
 
 class SlurmLauncher(Launcher):
@@ -105,11 +71,12 @@ class SlurmLauncher(Launcher):
     def __init__(self, state: StateFolder, words: Slurm, pause: float = 15.0, grace: float = 60.0) -> None:
         self.state, self.words, self.pause, self.grace = state, words, pause, grace
         self._mark = fingerprint.digest([str(state.out)])[:8]
+        self._waiting: list[_Waiting] = []
         self._jobs: dict[str, tuple[Stage, str]] = {}
         self._gone: dict[str, float] = {}
 
-    def _name(self, stage: Stage) -> str:
-        return f"cmae-{self._mark}-{stage.name}"
+    def _name(self, label: str) -> str:
+        return f"cmae-{self._mark}-{label}"
 
     def has_room(self, stage: Stage) -> bool:
         """Returns: True: the queue has room for everything."""
@@ -118,35 +85,78 @@ class SlurmLauncher(Launcher):
     def command(self, stage: Stage) -> list[str]:
         """Returns: What the runner starts: the plain command, or ``srun`` with a task for each GPU."""
         argv = list(stage.argv)
-        if _is_distributed(stage):
+        if is_distributed(stage):
             place = argv.index("--cfg-options") if "--cfg-options" in argv else len(argv)
             argv = [*argv[:place], "--launcher", "slurm", *argv[place:]]
             argv = ["srun", "--kill-on-bad-exit=1", f"--cpus-per-task={self.words.cpus_per_gpu}", *argv]
         return keep_batch(stage, argv, max(1, stage.cost.gpus))
 
     def start(self, stage: Stage, after: Collection[str]) -> str:
-        """Submit a job; it starts once the jobs before it have ended well."""
+        """Note a job for the next submission; it starts once the jobs before it have ended well."""
         threads = str(self.words.cpus_per_gpu if stage.cost.gpus else 1)
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         job = write_job(self.state, stage, self.command(stage), environment)
-        path = self.state.folder / f"{stage.name}.sbatch"
-        log = self.state.folder / f"{stage.name}.slurm.log"
-        path.write_text(script(stage, job, log, self.words, self._name(stage)))
-        needs = [self._jobs[name][1] for name in after if name in self._jobs]
+        self._waiting.append(_Waiting(stage, job, tuple(after)))
+        return ""
+
+    def submit(self) -> list[str]:
+        """Hand over what was noted: stages that ask for the same and wait for the same jobs as one array.
+
+        Returns:
+            A sentence for each submission.
+        """
+        told = []
+        while self._waiting:
+            open_ones = {w.stage.name for w in self._waiting}
+            groups = defaultdict(list)
+            for waiting in self._waiting:
+                if not open_ones & set(waiting.after):  # what it waits for has a number already
+                    needs = tuple(self._jobs[n][1] for n in waiting.after if n in self._jobs)
+                    groups[waiting.stage.kind, tuple(resources(waiting.stage, self.words)), needs].append(
+                        waiting
+                    )
+            for (_, options, needs), group in groups.items():
+                for first in range(0, len(group), LARGEST_ARRAY):
+                    told.append(self._submit(group[first : first + LARGEST_ARRAY], options, needs))
+        return told
+
+    def _submit(self, group: Sequence[_Waiting], options: Sequence[str], needs: Sequence[str]) -> str:
+        names = [waiting.stage.name for waiting in group]
+        several = len(group) > 1
+        label = f"array-{fingerprint.digest(names)[:12]}" if several else names[0]
+        if several:  # written first: a benchmark that is killed now finds its tasks again
+            write_json(self._array_file(label), {"stages": names})
+        path = self.state.folder / f"{label}.sbatch"
+        log = self.state.folder / f"{label}{'.%a' if several else ''}.slurm.log"
+        jobs = [waiting.job for waiting in group]
+        path.write_text(script(options, jobs, log, self._name(label), self.words.at_once))
         depend = [f"--dependency=afterok:{':'.join(needs)}", "--kill-on-invalid-dep=yes"] if needs else []
-        answer = run_command(["sbatch", "--parsable", *depend, str(path)])
-        number = answer.strip().split(";")[0]
-        self._jobs[stage.name] = (stage, number)
-        return f"job {number}"
+        number = run_command(["sbatch", "--parsable", *depend, str(path)]).strip().split(";")[0]
+        for i, waiting in enumerate(group):
+            self._jobs[waiting.stage.name] = (waiting.stage, f"{number}_{i}" if several else number)
+            self._waiting.remove(waiting)
+        if several:
+            return (
+                f"job array {number}: {len(group)} of them, {group[0].stage.title} to {group[-1].stage.title}"
+            )
+        return f"job {number}: {group[0].stage.title}"
+
+    def _array_file(self, label: str) -> Path:
+        return self.state.folder / f"{label}.json"
 
     def adopt(self, stages: Sequence[Stage]) -> list[Stage]:
-        """Find jobs of these stages in the queue, by their names."""
-        wanted = {self._name(stage): stage for stage in stages}
+        """Find jobs of these stages in the queue, by their names and, in an array, their places."""
+        wanted = {stage.name: stage for stage in stages}
         found = []
         for number, name, state in _queue():
-            if name in wanted and state in _ALIVE:
-                self._jobs[wanted[name].name] = (wanted[name], number)
-                found.append(wanted[name])
+            label = name.removeprefix(self._name(""))
+            if label != name and "_" in number:
+                members = read_json(self._array_file(label)).get("stages", [])
+                place = int(number.partition("_")[2])
+                label = members[place] if place < len(members) else ""
+            if label != name and label in wanted and state in _ALIVE:
+                self._jobs[label] = (wanted[label], number)
+                found.append(wanted[label])
         return found
 
     def ended(self) -> list[Ended]:
@@ -168,17 +178,26 @@ class SlurmLauncher(Launcher):
         return over
 
     def stop(self, names: Collection[str] | None = None) -> None:
-        """Cancel jobs: those of the named stages, or all."""
+        """Cancel jobs, those of the named stages or all, and wait until they have left the queue.
+
+        A job that was cancelled while it ran stays in the queue for a moment; a benchmark that starts in that
+        moment would take it for one that still runs.
+        """
+        self._waiting = [w for w in self._waiting if names is not None and w.stage.name not in names]
         chosen = [name for name in self._jobs if names is None or name in names]
-        if chosen:
-            run_command(["scancel", *(self._jobs[name][1] for name in chosen)])
-        for name in chosen:
-            del self._jobs[name]
+        numbers = {self._jobs.pop(name)[1] for name in chosen}
+        if numbers:
+            run_command(["scancel", *sorted(numbers)])
+        end = time.monotonic() + self.grace
+        while (
+            numbers & {number for number, _, state in _queue() if state in _ALIVE} and time.monotonic() < end
+        ):
+            time.sleep(min(self.pause, 1.0))
 
 
 def _queue() -> list[tuple[str, str, str]]:
-    """Number, name and state of the user's jobs."""
-    lines = run_command(["squeue", "--me", "--noheader", "--format=%i|%j|%T"]).splitlines()
+    """Number, name and state of the user's jobs; each task of an array by itself, as ``number_task``."""
+    lines = run_command(["squeue", "--me", "--array", "--noheader", "--format=%i|%j|%T"]).splitlines()
     return [(a.strip(), b.strip(), c.strip()) for a, b, c in (line.split("|", 2) for line in lines if line)]
 
 
