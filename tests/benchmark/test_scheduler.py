@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -286,7 +285,7 @@ def test_sigterm_stops_the_programs_and_their_children(tmp_path):
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_run_left_behind_is_waited_for_or_stopped(bench, capsys, same):
+def test_a_run_left_behind_is_waited_for_or_stopped(bench, capsys, monkeypatch, same):
     """A benchmark was killed; its program goes on. It is never run twice at once."""
     gate = bench.root / "go"
     wait = f"end=time.time()+20\nwhile not os.path.exists({str(gate)!r}) and time.time()<end: time.sleep(.02)"
@@ -295,7 +294,8 @@ def test_a_run_left_behind_is_waited_for_or_stopped(bench, capsys, same):
     assert first.start(stage, []) == ""
     wait_for(lambda: (bench.root / "events").exists())
     if same:
-        threading.Timer(0.5, gate.touch).start()
+        real = LocalLauncher.start
+        monkeypatch.setattr(LocalLauncher, "start", lambda *args: (real(*args), gate.touch())[0])
     else:
         stage = bench.stage("a")
     scheduler = Scheduler([stage], bench.state(), LocalLauncher(bench.state(), 1, []), Retries(0))

@@ -187,12 +187,16 @@ def test_failures_are_judged_and_dependents_do_not_run(bench, slurm):
 
 
 def test_a_killed_benchmark_finds_its_jobs_again(bench, slurm):
-    stages = [bench.stage("a", body="time.sleep(2)"), bench.stage("b", ["a"])]
+    gate = bench.root / "go"
+    body = f"[time.sleep(0.05) for _ in range(2000) if not os.path.exists({str(gate)!r})]"
+    stages = [bench.stage("a", body=body), bench.stage("b", ["a"])]
     lost = scheduler(bench, stages)
     lost._start_ready()  # handed over, and then the program is gone
     # a look at the queue lets the fake one start its jobs
     wait_for(lambda: lost.launcher.adopt([]) == [] and (bench.root / "events").exists())
     found = scheduler(bench, stages)
+    assert {s.name for s in found.launcher.adopt(stages)} == {"a", "b"}
+    gate.touch()
     assert found.run()
     assert bench.started == ["a", "b"]
 
@@ -263,13 +267,15 @@ def test_a_failed_task_of_an_array_is_tried_again_alone(bench, slurm):
 
 
 def test_a_killed_benchmark_finds_the_tasks_of_its_array_again(bench, slurm):
-    stages = runs(bench, 3, "time.sleep(1)")
+    gate = bench.root / "go"
+    stages = runs(bench, 3, f"[time.sleep(0.05) for _ in range(2000) if not os.path.exists({str(gate)!r})]")
     lost = scheduler(bench, stages)
     lost._start_ready()
     before = numbers(lost)
     found = scheduler(bench, stages)
     assert {s.name for s in found.launcher.adopt(stages)} == set(before)
     assert numbers(found) == before
+    gate.touch()
     assert found.run()
     assert sorted(bench.started) == sorted(s.name for s in stages)
 

@@ -66,12 +66,17 @@ def test_the_sentence_says_who_where_and_what_to_do(tmp_path):
 
 
 def test_a_hang_is_seen_and_its_stack_is_kept(tmp_path, capfd):
+    stack = tmp_path / "heartbeat" / "rank0.stack"
+
     def a_place_to_hang():
-        time.sleep(1.0)
+        end = time.monotonic() + 30
+        while not (stack.exists() and stack.stat().st_size) and time.monotonic() < end:
+            time.sleep(0.1)
+        time.sleep(0.3)  # until all of it is written
 
     runner = SimpleNamespace(work_dir=str(tmp_path), rank=0, world_size=2, iter=0, hooks=[])
     runner.register_hook = runner.hooks.append
-    hook = HeartbeatHook(interval=0.05, least=0.3, factor=2, other=0.3, end=False)
+    hook = HeartbeatHook(interval=0.05, least=1.5, factor=2, other=1.5, end=False)
     hook.before_train(runner)
     hook.before_train_epoch(runner)
     for runner.iter in range(5):
@@ -88,7 +93,7 @@ def test_a_hang_is_seen_and_its_stack_is_kept(tmp_path, capfd):
     assert error.startswith("error: process 0 (")
     assert "in iteration 6, training, at " in error
     assert "(a_place_to_hang)" in error
-    assert "a_place_to_hang" in (tmp_path / "heartbeat" / "rank0.stack").read_text()
+    assert "a_place_to_hang" in stack.read_text()
     assert json.loads((tmp_path / "heartbeat" / "rank0.json").read_text())["phase"] == "finished"
 
 

@@ -150,7 +150,7 @@ def program(grace, seconds):
 
 
 def test_one_request_that_comes_twice_at_a_time_is_one():
-    process = program(60, 1)
+    process = program(60, 2)
     for _ in range(2):
         process.send_signal(signal.SIGTERM)
         time.sleep(0.1)
@@ -160,12 +160,12 @@ def test_one_request_that_comes_twice_at_a_time_is_one():
 
 def test_a_second_sigterm_leaves_at_once():
     process = program(60, 60)
-    process.send_signal(signal.SIGTERM)
-    time.sleep(2.2)
-    began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    assert "left at once: a second SIGTERM" in process.communicate(timeout=30)[1]
-    assert time.monotonic() - began < 20
+    for _ in range(40):  # those of the first two seconds count as one
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        if process.poll() is not None:
+            break
+    assert "left at once: a second SIGTERM" in process.communicate(timeout=5)[1]
     assert process.returncode == 143
 
 
