@@ -24,7 +24,7 @@ test-slow: setup  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-distributed: setup  ## run the tests that start many processes (25 minutes at most)
-	@$(BIN)/python -m pytest -m distributed $(ARGS)
+	@$(BIN)/python -m pytest -m "distributed or faults" $(ARGS)
 
 lint: setup  ## check format, style and types
 	@$(BIN)/ruff format --check .

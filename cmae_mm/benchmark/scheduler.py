@@ -139,7 +139,9 @@ class Scheduler:
         # Slurm calls a job that was killed failed, too.
         if state.get("status") == "started" and ended.state in ("", "FAILED"):
             code = "" if ended.code is None else f" (exit code {ended.code})"
-            return Failure(OUTSIDE, f"its program was stopped from outside{code} before it could say anything")
+            return Failure(
+                OUTSIDE, f"its program was stopped from outside{code} before it could say anything"
+            )
         if ended.state:
             return judge_slurm(ended.state, text)
         return judge(ended.code or 0, text, "its state file")

@@ -5,6 +5,7 @@ The same config runs on 32 GPUs, on one GPU, and on two CPU processes; no config
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from datetime import timedelta
@@ -115,6 +116,18 @@ def _start_gloo(cfg: Config, launcher: str) -> None:
         broadcast_buffers=False,
         find_unused_parameters=False,
     )
+
+
+def leave_processes() -> None:
+    """Take leave of the other processes at the good end of a run; all of them must call this.
+
+    A process that just exits may tear down connections that others still use, and threads of its own that still
+    run: then it is aborted (code 134) after everything was done.
+    """
+    if dist.is_available() and dist.is_initialized():
+        with contextlib.suppress(RuntimeError):  # one that is gone already has nothing more to say
+            dist.barrier()
+        dist.destroy_process_group()
 
 
 def _take_slurm_places() -> None:

@@ -107,8 +107,11 @@ def train_main(argv: Sequence[str] | None = None) -> int:
     cfg.load_from = args.resume if args.resume not in (None, "auto") else cfg.get("load_from")
     if cfg.load_from and not Path(cfg.load_from).is_file():
         raise UserError(f"{cfg.load_from}: no such checkpoint to start from; check the path")
+    from cmae_mm.engine.environment import leave_processes
+
     runner = build_runner(cfg, args, ("train", "val"))
     runner.train()
+    leave_processes()
     print(f"done: results, logs and checkpoints are in {cfg.work_dir}")
     return 0
 
@@ -147,6 +150,7 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
     cfg.load_from = args.checkpoint
     for model_part in (cfg.model, cfg.model.get("backbone", {})):
         model_part.pop("init_cfg", None)
+    from cmae_mm.engine.environment import leave_processes
     from cmae_mm.engine.hooks import TEST_RECORD_FILE
 
     if args.tta:
@@ -155,6 +159,7 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
         use_tta(cfg)
     runner = build_runner(cfg, args, ("test",))
     metrics = runner.test()
+    leave_processes()
     print(_line(metrics))
     print(f"all digits: {Path(cfg.work_dir) / TEST_RECORD_FILE}")
     for file in predictions:
@@ -202,7 +207,7 @@ def probe_main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError: For a user's mistake.
     """
-    from cmae_mm.engine.environment import bare_model
+    from cmae_mm.engine.environment import bare_model, leave_processes
     from cmae_mm.engine.hooks import TEST_RECORD_FILE
 
     parser = run_parser("Label patches by their nearest neighbours in frozen features; nothing is trained.")
@@ -220,6 +225,7 @@ def probe_main(argv: Sequence[str] | None = None) -> int:
     runner = build_runner(cfg, args, ("train", "test"))
     bare_model(runner).init_weights()
     metrics = runner.test()
+    leave_processes()
     print(_line(metrics))
     print(f"all digits: {Path(cfg.work_dir) / TEST_RECORD_FILE}")
     return 0

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from cmae_mm.engine.checkpoint_hook import checkpoint_hook
-from cmae_mm.engine.environment import timeout_of
+from cmae_mm.engine.environment import leave_processes, timeout_of
 from cmae_mm.engine.finite_hook import EXIT_CODE
 from cmae_mm.engine.signals import SignalWatch
 from cmae_mm.errors import UserError
@@ -123,4 +123,5 @@ class StopHook(Hook):
             )
         if self._watch is not None:
             self._watch.close(ignore=True)
+        leave_processes()
         raise SystemExit(STOPPED)

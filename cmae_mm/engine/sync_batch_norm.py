@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from mmengine.dist import get_world_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from cmae_mm.engine.collectives import total_of_processes
 
 
 class CPUSyncBatchNorm(_BatchNorm):
@@ -24,17 +25,15 @@ class CPUSyncBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         if not self.training or get_world_size() == 1:
             return super().forward(input)
-        from torch.distributed.nn.functional import all_reduce
-
         dims = [d for d in range(input.dim()) if d != 1]
         shape = [1, -1] + [1] * (input.dim() - 2)
         own = input.new_tensor([input.numel() / input.shape[1]])
-        sums = all_reduce(torch.cat([input.sum(dims), own]), op=dist.ReduceOp.SUM)
+        sums = total_of_processes(torch.cat([input.sum(dims), own]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centered = input - mean.view(shape)
         # About the common mean, not as a difference of squares, which would cancel.
-        variance = all_reduce(centered.square().sum(dims), op=dist.ReduceOp.SUM) / count
+        variance = total_of_processes(centered.square().sum(dims)) / count
         self._follow(mean.detach(), (variance * count / (count - 1)).detach())
         out = centered * (variance + self.eps).rsqrt().view(shape)
         return out if self.weight is None else out * self.weight.view(shape) + self.bias.view(shape)

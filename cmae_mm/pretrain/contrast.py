@@ -16,6 +16,8 @@ from mmengine.dist import get_comm_device, get_rank, get_world_size
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from cmae_mm.engine.collectives import concatenation_of_processes
+
 MAX_CELLS = 2**24
 """Similarities held at once: 64 MB. More are computed in blocks of rows, again in the backward pass."""
 
@@ -71,15 +73,11 @@ def gather(features: Tensor, with_gradient: bool = False, counts: Sequence[int] 
     if get_world_size() == 1:
         return features
     rows = len(features) if counts is None else max(counts)
-    padded = F.pad(features, (0, 0, 0, rows - len(features))).contiguous()  # collectives need equal shapes
-    if with_gradient:
-        from torch.distributed.nn.functional import all_gather
-
-        parts = list(all_gather(padded))
-    else:
-        parts = [torch.empty_like(padded) for _ in range(get_world_size())]
-        dist.all_gather(parts, padded.detach())
-    return torch.cat(parts if counts is None else [p[:n] for p, n in zip(parts, counts, strict=True)])
+    padded = F.pad(features, (0, 0, 0, rows - len(features)))  # collectives need equal shapes
+    every = concatenation_of_processes(padded if with_gradient else padded.detach())
+    if counts is None:
+        return every
+    return torch.cat([part[:n] for part, n in zip(every.split(rows), counts, strict=True)])
 
 
 def info_nce(query: Tensor, keys: Tensor, temperature: float, offset: int = 0) -> Contrast:

@@ -18,6 +18,8 @@ from cmae_mm.benchmark.stages import Stage, tool
 from cmae_mm.benchmark.state import StateFolder, read_json
 from cmae_mm.errors import UserError
 
+pytestmark = pytest.mark.faults
+
 
 def training(gpus, program="train", words=("c.py",)):
     return Stage("s", "s", "transfer", (*tool(program, *words), "--cfg-options", "a=1"), cost=Cost(gpus=gpus))

@@ -17,6 +17,7 @@ from cmae_mm.engine.checkpoint_hook import SuiteCheckpointHook
 from cmae_mm.engine.checkpoint_writer import CheckpointWriter, size_of, snapshot
 from cmae_mm.errors import UserError
 
+pytestmark = pytest.mark.faults
 MIB = 1 << 20
 
 

@@ -11,6 +11,7 @@ from cmae_mm.engine.heartbeat import HeartbeatHook, accuse, judge
 from cmae_mm.engine.lost_peers import translate
 from cmae_mm.errors import UserError
 
+pytestmark = pytest.mark.faults
 NOW = 1000.0
 
 

@@ -9,6 +9,7 @@ import torch
 from cmae_mm.data.resumable import make_resumable
 from cmae_mm.engine.random_states import random_state, set_random_state
 
+pytestmark = pytest.mark.faults
 KINDS = ("epochs", "iterations", "iterations over epochs", "epochs, accumulated", "iterations, accumulated")
 
 

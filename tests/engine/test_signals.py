@@ -18,6 +18,7 @@ from cmae_mm.engine.signals import REQUESTS
 from cmae_mm.engine.stopping import STOPPED, StopHook
 from cmae_mm.errors import UserError
 
+pytestmark = pytest.mark.faults
 ROOT = Path(__file__).parents[2]
 
 

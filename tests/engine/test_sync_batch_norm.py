@@ -24,7 +24,7 @@ def test_layers_are_replaced_with_their_parameters():
 def test_sums_over_two_processes_that_hold_the_same(monkeypatch):
     """Two equal batches have the mean and variance of one, and together a smaller unbiased variance."""
     monkeypatch.setattr(sync_batch_norm, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed.nn.functional, "all_reduce", lambda x, op: 2 * x)
+    monkeypatch.setattr(sync_batch_norm, "total_of_processes", lambda x: 2 * x)
     ours, plain = CPUSyncBatchNorm(3).double(), nn.BatchNorm2d(3).double()
     x = torch.randn(4, 3, 2, 5, dtype=torch.float64)
     torch.testing.assert_close(ours(x), plain(x), atol=1e-12, rtol=0)

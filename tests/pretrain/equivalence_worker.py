@@ -92,6 +92,9 @@ def main():
         torch.save(
             dict(losses=losses / world, grads=grads, statistics=statistics), folder / f"{data['name']}.pt"
         )
+    if world > 1:
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 main()

@@ -12,6 +12,7 @@ import torch
 from cmae_mm.engine.sharding import repeated_blocks
 from cmae_mm.pretrain import block_mask
 
+pytestmark = pytest.mark.faults
 IMAGES = 32
 
 

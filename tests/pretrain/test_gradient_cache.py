@@ -8,6 +8,7 @@ from torch import nn
 from cmae_mm.pretrain import MultiViewMAE, block_mask
 from cmae_mm.pretrain.gradient_cache import cached_train_step
 
+pytestmark = pytest.mark.faults
 IMAGES, STEPS = 8, 4
 
 
