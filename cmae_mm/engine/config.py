@@ -126,8 +126,14 @@ def set_backbone(cfg: Config, reference: str | Path) -> None:
     file, report = backbone_from(str(reference), cfg.get("work_dir") or ".")
     if report:
         print(f"{report}\nimported: {file}")
-    load_backbone(file)  # a wrong file is found before anything is built
+    header = load_backbone(file)[1]  # a wrong file is found before anything is built
     backbone["backbone_file"] = str(file)
+    parts_of = getattr(backbone.get("type"), "parts_of", None)
+    parts = {k: v for k, v in (parts_of(header) if parts_of else {}).items() if k not in backbone}
+    if parts:
+        backbone.update(parts)
+        words = " ".join(f"model.backbone.{k}={v}" for k, v in parts.items())
+        print(f"{file}: the encoder has parts that a plain ViT lacks; the model gets them ({words})")
 
 
 def use_few_labels(cfg: Config, take: str) -> None:

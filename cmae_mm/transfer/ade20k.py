@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmseg.models import SwinTransformer
 from mmseg.registry import MODELS
@@ -13,7 +12,7 @@ from timm.layers import LayerScale
 from torch import nn
 
 from cmae_mm.layers.conv_stages import CONV_EPS, ConvBlock
-from cmae_mm.transfer.attention import Attention
+from cmae_mm.transfer.attention import drop_key_bias
 from cmae_mm.transfer.hybrid import CMAEHybridViTDet
 from cmae_mm.transfer.swin import StartsFromSwinFile
 from cmae_mm.transfer.vit import DenseViT
@@ -37,18 +36,8 @@ class CMAEUperNetViT(DenseViT):
         kwargs.setdefault("pretrain_img_size", kwargs["img_size"])
         kwargs.setdefault("out_indices", (3, 5, 7, 11))
         super().__init__(**{"rel_pos": "table", "cls_token": True, **kwargs})
-        for module in () if key_bias else tuple(self.blocks.modules()):
-            if isinstance(module, Attention):
-                module.qkv.__class__ = QueryValueBiasLinear
-
-
-class QueryValueBiasLinear(nn.Linear):
-    """The layer of queries, keys and values with a bias for queries and values only; the parameter keeps its shape."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the layer to (..., in_features)."""
-        query, _, value = self.bias.chunk(3)
-        return F.linear(x, self.weight, torch.cat((query, torch.zeros_like(query), value)))
+        if not key_bias:
+            drop_key_bias(self.blocks)
 
 
 @MODELS.register_module()

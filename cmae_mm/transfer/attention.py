@@ -89,6 +89,26 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(q.shape[2], -1))
 
 
+class QueryValueBiasLinear(nn.Linear):
+    """The layer of queries, keys and values with a bias for queries and values only; the parameter keeps its shape."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer to (..., in_features)."""
+        query, _, value = self.bias.chunk(3)
+        return F.linear(x, self.weight, torch.cat((query, torch.zeros_like(query), value)))
+
+
+def drop_key_bias(blocks: nn.Module) -> None:
+    """Let keys have no bias, as in BEiT; it changes no attention weight, so without it none is learnt.
+
+    Args:
+        blocks: Whatever holds the attention; parameters keep their names and shapes.
+    """
+    for module in blocks.modules():
+        if isinstance(module, Attention):
+            module.qkv.__class__ = QueryValueBiasLinear
+
+
 class DecomposedAttention(Attention):
     """Attention with one relative-position table an axis, as in ViTDet (arXiv 2203.16527, section 4.1).
 

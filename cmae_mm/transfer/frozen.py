@@ -10,7 +10,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from cmae_mm.checkpoints import load_backbone
+from cmae_mm.checkpoints import BackboneHeader, load_backbone
 from cmae_mm.errors import UserError
 from cmae_mm.transfer.vit import DenseViT
 
@@ -34,6 +34,13 @@ class FrozenViT(DenseViT):
         self.norm = nn.LayerNorm(width, eps=1e-6) if final_norm else nn.Identity()
         self.requires_grad_(False)
         self.train(False)
+
+    @staticmethod
+    def parts_of(header: BackboneHeader) -> dict[str, Any]:
+        """Returns: Options that an encoder needs beside its sizes; ``--backbone`` sets them."""
+        found: dict[str, Any] = {"positions": False} if header.position == "none" else {}
+        found |= {"rel_pos": "table"} if header.relative_position else {}
+        return found | ({"layer_scale": 1.0} if header.layer_scale else {})
 
     def init_weights(self) -> None:
         """See the base class.

@@ -10,12 +10,13 @@ from mmpretrain.models import SwinTransformer, VisionTransformer
 from mmpretrain.registry import MODELS
 
 import cmae_mm.compat  # noqa: F401  (before torchvision)
-from cmae_mm.checkpoints import load_into
+from cmae_mm.checkpoints import BackboneHeader, load_into
 from cmae_mm.checkpoints.sources.openmmlab import timm_name
 from cmae_mm.errors import UserError
 from cmae_mm.layers.conv_stages import CONV_EPS, ConvBlock
 from cmae_mm.transfer.hybrid import CMAEHybridViTDet
 from cmae_mm.transfer.partial import check_trainable_blocks, freeze, set_frozen_to_eval
+from cmae_mm.transfer.relative_vit import drop_positions, parts_of, use_relative_positions
 from cmae_mm.transfer.swin import StartsFromSwinFile
 
 
@@ -30,6 +31,8 @@ class ImageNetViT(VisionTransformer):
         backbone_file: Backbone file; None starts from random weights.
         trainable_blocks: Partial fine-tuning: only so many of the last blocks learn, and the norms after them. Half a
             block is its MLP. The frozen part is in evaluation mode and keeps no activations. None trains everything.
+        relative_positions: A bias table in each block, and no bias of keys: BEiT, data2vec, SimMIM's ViT, CAE.
+        positions: Whether there is a position table for the tokens; of those encoders CAE has one.
         **kwargs: See mmpretrain.
 
     Raises:
@@ -37,9 +40,20 @@ class ImageNetViT(VisionTransformer):
     """
 
     def __init__(
-        self, backbone_file: str | None = None, trainable_blocks: float | None = None, **kwargs: Any
+        self,
+        backbone_file: str | None = None,
+        trainable_blocks: float | None = None,
+        relative_positions: bool = False,
+        positions: bool = True,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if relative_positions:
+            use_relative_positions(self)
+        if not positions:
+            drop_positions(self)
+        if self.frozen_stages > 0:
+            self._freeze_stages()  # what has come since
         self.backbone_file = backbone_file
         self.trainable_blocks = trainable_blocks
         if trainable_blocks is None:
@@ -58,6 +72,11 @@ class ImageNetViT(VisionTransformer):
             set_frozen_to_eval(self, self.trainable_blocks)
         return self
 
+    @staticmethod
+    def parts_of(header: BackboneHeader) -> dict[str, Any]:
+        """Returns: Options that an encoder needs beside its sizes; ``--backbone`` sets them."""
+        return parts_of(header)
+
     @property
     def num_heads(self) -> int:
         """Attention heads, compared with the file's."""
@@ -70,6 +89,8 @@ class ImageNetViT(VisionTransformer):
             UserError: If the file holds another architecture.
         """
         super().init_weights()
+        if not isinstance(self.pos_embed, torch.nn.Parameter):
+            self.pos_embed.zero_()  # drawn like the others
         self.load_backbone_file()
 
     def load_backbone_file(self) -> None:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from mmseg.models.backbones import MAE, BEiT
 
 from cmae_mm.checkpoints.resize import resize_pos_embed, resize_rel_pos_table
-from cmae_mm.transfer.ade20k import CMAEUperNetHybrid, CMAEUperNetViT, QueryValueBiasLinear
+from cmae_mm.transfer.ade20k import CMAEUperNetHybrid, CMAEUperNetViT
+from cmae_mm.transfer.attention import QueryValueBiasLinear
 
 SIZES = dict(patch_size=8, embed_dims=48, num_heads=3)
 NAMES = (("ffn.layers.0.0.", "mlp.fc1."), ("ffn.layers.1.", "mlp.fc2."), ("layers.", "blocks."))

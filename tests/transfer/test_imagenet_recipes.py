@@ -36,6 +36,8 @@ PUBLISHED = {
     "finetune_vit-h-p14-50e": (4e-3, 0.75, 0.3),
     "finetune_vit-h-p14-50e-paper": (4e-3, 0.75, 0.2),
     "finetune_vit-s-p16-100e": (2e-3, 0.65, 0.1),
+    "finetune_beit-b-p16-100e": (4e-3, 0.65, 0.1),
+    "finetune_cae-b-p16-100e": (8e-3, 0.65, 0.1),
     "finetune_hybrid-b-100e": (2e-3, 0.65, 0.1),
     "finetune_swin-b-w7-100e": (5e-3, 0.9, 0.1),
     "partial_vit-b-p16-100e": (4e-3, 0.75, 0.1),
@@ -64,7 +66,7 @@ def built(path):
         width = 24
     else:
         side = 28 if backbone.patch_size == 14 else 32
-        width, depth, heads = SIZES[re.search(r"vit-(\w)-", path.stem)[1]]
+        width, depth, heads = SIZES[re.search(r"(?:vit|beit|cae)-(\w)-", path.stem)[1]]
         assert model.head.in_channels == width
         width = 4 * heads
         backbone.update(img_size=side)
@@ -129,9 +131,8 @@ def test_recipe_takes_a_step_with_exactly_these_groups(path):
     rate, decay, drop_path = PUBLISHED[who(path)]
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(rate, rel=1e-12)
     assert cfg.model.backbone.drop_path_rate == drop_path
-    blocks = {"swin": 8, "hybrid": 11}.get(re.search(r"swin|hybrid|$", who(path))[0]) or len(
-        model.backbone.layers
-    )
+    blocks = {"swin": 8, "hybrid": 11}.get(re.split("[_-]", who(path))[1])
+    blocks = blocks or len(model.backbone.layers)
     found = settings(model, wrapper)
     assert set(found) == {n for n, p in model.named_parameters() if p.requires_grad}
     for name, param in model.named_parameters():
@@ -159,7 +160,7 @@ def test_recipe_keeps_the_protocol(path):
     gpus, size = (int(n) for n in re.search(r"_(\d)xb(\d+)-", path.stem).groups())
     warm_up, cosine = cfg.param_scheduler
     assert cfg.train_cfg.max_epochs == cosine.end == epochs
-    assert warm_up.end == cosine.begin == (20 if "swin" in who(path) else 5)
+    assert warm_up.end == cosine.begin == (20 if re.search("swin|beit", who(path)) else 5)
     assert cosine.T_max == cosine.end - cosine.begin
     assert warm_up.convert_to_iter_based
     assert cosine.convert_to_iter_based
