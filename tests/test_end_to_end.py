@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from cmae_mm.data.mini import MiniSizes, make_mini
+from cmae_mm.engine.config import load_config
 
 RECIPE = """
 title = "tiny"
@@ -79,6 +80,13 @@ def test_demo_from_data_to_table_and_again(tmp_path):
         assert first.stdout.count(metric) >= 2
     pictures = {p.name for p in (out / "pictures").glob("*.png")}
     assert pictures == {"views-own-seed3.png", "coco-own.png", "ade20k-own.png"}
+    # what each run wrote down as its config is one, for all three libraries
+    written = [p for p in out.glob("**/*.py") if "vis_data" not in p.parts]
+    assert len(written) >= 7
+    for path in written:
+        cfg = load_config(path)
+        assert isinstance(cfg.model.type, type), path
+        assert all(isinstance(hook["type"], type) for hook in cfg.custom_hooks), path
     assert (out / ".gitignore").read_text().splitlines()[-1] == "*"
 
     again = demo(tmp_path, recipe)

@@ -7,10 +7,12 @@ import difflib
 import io
 import os
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
+from mmengine.utils import get_object_from_string
 
 import cmae_mm.compat  # noqa: F401  (before torchvision, which the classes in configs import)
 from cmae_mm.checkpoints.mmengine_loader import make_mmengine_load_safely
@@ -55,11 +57,17 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
 
 
 def _resolve(cfg: Config) -> None:
-    """Import the classes that the config names now, so that a wrong name is found before the run."""
+    """Import the classes that the config names now, so that a wrong name is found before the run.
+
+    Paths of classes, as in the configs that runs write down, become the classes.
+    """
 
     def walk(node: Any) -> None:
         if isinstance(node, dict):
             for key in node:
+                kind = node[key] if key == "type" else None
+                if isinstance(kind, str) and "." in kind and (found := get_object_from_string(kind)):
+                    node[key] = found
                 walk(node[key])
         elif isinstance(node, (list, tuple)):
             for item in node:
@@ -99,6 +107,29 @@ def set_data_root(cfg: Config, root: str | Path) -> None:
             for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
                 if (changed := walk(value)) is not value:
                     node[key] = changed
+        return node
+
+    walk(cfg._cfg_dict)
+
+
+def name_classes(cfg: Config) -> None:
+    """Replace classes and functions by their paths, so that the config that a run writes down can be read again.
+
+    Args:
+        cfg: Changed in place. What the config file itself imported stays as it is; mmengine writes its path.
+    """
+
+    def walk(node: Any) -> Any:
+        if isinstance(node, (type, FunctionType, BuiltinFunctionType)):
+            return f"{node.__module__}.{node.__qualname__}"
+        if isinstance(node, dict):
+            for key, value in dict.items(node):  # as it is, not built
+                if (changed := walk(value)) is not value:
+                    node[key] = changed
+        elif isinstance(node, (list, tuple)):
+            changed = [walk(value) for value in node]
+            if any(new is not old for new, old in zip(changed, node, strict=True)):
+                return type(node)(changed)
         return node
 
     walk(cfg._cfg_dict)

@@ -285,6 +285,7 @@ def build_runner(cfg: Any, args: argparse.Namespace, phases: tuple[str, ...]) ->
     """
     from mmengine.logging import print_log
 
+    from cmae_mm.engine.config import name_classes
     from cmae_mm.engine.environment import adapt
     from cmae_mm.engine.hooks import PlainCheckpointHook, ProgressFileHook, ResultRecordHook
     from cmae_mm.engine.preflight import check_datasets
@@ -299,9 +300,11 @@ def build_runner(cfg: Any, args: argparse.Namespace, phases: tuple[str, ...]) ->
         if wanted:
             notes.append(accumulate(cfg, wanted, planned_processes(args.launcher)))
     notes += adapt(cfg, args.launcher, args.amp)
-    kinds = (RandomStateHook, PlainCheckpointHook, ProgressFileHook, ResultRecordHook)
-    own = [dict(type=kind) for kind in kinds]
-    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), *own]
+    own = (RandomStateHook, PlainCheckpointHook, ProgressFileHook, ResultRecordHook)
+    # The config of an earlier run, from its work dir, has them already.
+    others = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"] not in own]
+    cfg.custom_hooks = [*others, *(dict(type=kind) for kind in own)]
+    name_classes(cfg)
     runner = SuiteRunner.from_cfg(cfg)
     for note in notes:
         print_log(note, logger="current")

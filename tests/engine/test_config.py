@@ -11,7 +11,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
 from cmae_mm.engine import environment
 from cmae_mm.engine.checkpoint_checks import check_same_model
-from cmae_mm.engine.config import load_config, prepare_work_dir, set_backbone, set_data_root
+from cmae_mm.engine.config import load_config, name_classes, prepare_work_dir, set_backbone, set_data_root
 from cmae_mm.errors import UserError
 
 LINEAR = glob("configs/mini/vit-mini*_linear_imagenet.py")[0]
@@ -87,6 +87,24 @@ def test_backbone_is_set_only_where_it_is_read(backbone_file, tmp_path):
         set_backbone(load_config(PRETRAIN), backbone_file)
     with pytest.raises(UserError, match="no such file"):
         set_backbone(cfg, tmp_path / "none.safetensors")
+
+
+def test_a_config_that_was_written_down_is_the_same_again(tmp_path):
+    cfg = load_config(PRETRAIN)
+    cfg.custom_hooks = [dict(type=OptimWrapper), *(cfg.get("custom_hooks") or [])]  # any class
+    cfg.train_cfg.more = (dict(type=AmpOptimWrapper), 1)
+    name_classes(cfg)
+    cfg.dump(tmp_path / "written.py")
+    again = load_config(tmp_path / "written.py")
+    assert again.custom_hooks[0]["type"] is OptimWrapper
+    assert again.train_cfg.more[0]["type"] is AmpOptimWrapper
+    assert again.model.type is load_config(PRETRAIN).model.type
+    assert again.keys() == cfg.to_dict().keys()
+    name_classes(again)  # by where they are defined, not by where the recipe imported them from
+    again.dump(tmp_path / "again.py")
+    third = load_config(tmp_path / "again.py")
+    name_classes(third)
+    assert third.pretty_text == again.pretty_text
 
 
 def test_work_dir_is_ignored_by_git_and_kept(tmp_path):

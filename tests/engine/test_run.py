@@ -137,6 +137,15 @@ def test_testing_the_checkpoint_gives_the_recorded_number(first_epoch, words, ca
     assert f"accuracy/top1 {record['last']['accuracy/top1']:.4g}" in capsys.readouterr().out
 
 
+def test_the_config_in_the_work_dir_tests_its_checkpoint(first_epoch, call, tmp_path):
+    """Without a word of data, options or recipe."""
+    (config,) = first_epoch.glob("*.py")
+    assert call(evaluate_main, config, first_epoch / "last.pth", "--work-dir", tmp_path) == 0
+    record = json.loads((first_epoch / "result.json").read_text())
+    tested = json.loads((tmp_path / "test_result.json").read_text())
+    assert tested["last"]["accuracy/top1"] == record["last"]["accuracy/top1"]
+
+
 def test_pretraining_checkpoint_says_what_it_holds(pretraining_run):
     meta = torch.load(pretraining_run / "last.pth", weights_only=True)["meta"]
     assert meta["backbone_header"]["method"] == "cmae"

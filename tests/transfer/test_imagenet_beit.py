@@ -17,8 +17,8 @@ from cmae_mm.transfer.frozen_features import FrozenFeatures
 from cmae_mm.transfer.imagenet import ImageNetViT
 
 ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
-OPTIONS = dict(arch=ARCH, patch_size=8, relative_positions=True)
-MEAN = dict(OPTIONS, out_type="avg_featmap", final_norm=False, layer_scale_init_value=0.1)
+OPTIONS = dict(arch=ARCH, patch_size=8, relative_positions=True, layer_scale_init_value=0.1)
+MEAN = dict(OPTIONS, out_type="avg_featmap", final_norm=False)
 
 
 def by_our_names(tensors):
@@ -84,12 +84,13 @@ def test_only_known_grids():
 def beit_file(tmp_path, make_encoder):
     """Pretrained with tables for 4 x 4 patches, without a position table."""
     weights, header = make_encoder(
-        width=48, depth=3, heads=3, hidden=96, position="none", relative_position=True
+        width=48, depth=3, heads=3, hidden=96, position="none", relative_position=True, layer_scale=True
     )
     torch.manual_seed(1)
     weights.pop("pos_embed", None)
     for i in range(3):
         weights[f"blocks.{i}.attn.relative_position_bias_table"] = torch.randn(7 * 7 + 3, 3)
+        weights |= {f"blocks.{i}.ls{k}.gamma": torch.rand(48) for k in (1, 2)}
     path = tmp_path / "beit.safetensors"
     save_backbone(path, weights, header)
     return path, weights
@@ -106,6 +107,7 @@ def test_starts_from_a_file_of_another_size(beit_file):
     resized = resize_rel_pos_table(table, (4, 4), (8, 8))
     torch.testing.assert_close(state["layers.1.attn.relative_position_bias_table"], resized)
     assert torch.equal(state["layers.2.attn.qkv.weight"], weights["blocks.2.attn.qkv.weight"])
+    assert torch.equal(state["layers.2.ffn.gamma2.weight"], weights["blocks.2.ls2.gamma"])
     assert "pos_embed" not in state
     assert model.pos_embed.abs().max() == 0
 
@@ -125,6 +127,7 @@ def test_a_recipe_gets_the_parts_of_its_encoder(beit_file, tmp_path, capsys):
     cfg = Config(dict(model=dict(backbone=backbone), work_dir=str(tmp_path)))
     set_backbone(cfg, path)
     assert (cfg.model.backbone.relative_positions, cfg.model.backbone.positions) == (True, False)
+    assert cfg.model.backbone.layer_scale_init_value == 0.1
     assert "model.backbone.relative_positions=True model.backbone.positions=False" in capsys.readouterr().out
     model = FrozenFeatures(dict(cfg.model.backbone))
     model.init_weights()

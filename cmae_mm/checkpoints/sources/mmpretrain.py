@@ -41,8 +41,6 @@ from cmae_mm.checkpoints.sources.steps import BEIT_STEPS
 _LICENCE = "Apache-2.0 (open-mmlab/mmpretrain)"
 _RULES = (
     rules(
-        (r"^layers\.(\d+)\.attn\.gamma1\.weight$", r"blocks.\1.ls1.gamma"),
-        (r"^layers\.(\d+)\.ffn\.gamma2\.weight$", r"blocks.\1.ls2.gamma"),
         (r"^layers\.(\d+)\.ffn\.w12\.", r"blocks.\1.mlp.fc1."),
         (r"^layers\.(\d+)\.ffn\.w3\.", r"blocks.\1.mlp.fc2."),
         (r"^ln2\.", "fc_norm."),

@@ -7,6 +7,8 @@ patch_embed.projection patch_embed.proj    the stem's name in timm
 layers.N.ln1, ln2      blocks.N.norm1, 2   pre-norms of a block
 ffn.layers.0.0         mlp.fc1             first linear layer of the MLP
 ffn.layers.1           mlp.fc2             second linear layer of the MLP
+attn.gamma1.weight     ls1.gamma           layer scales of a block
+ffn.gamma2.weight      ls2.gamma
 ln1 (top level)        norm                final norm
 =====================  ==================  ==========================================
 """
@@ -22,6 +24,8 @@ RULES = (
     (re.compile(r"^layers\.(\d+)\.ln([12])\."), r"blocks.\1.norm\2."),
     (re.compile(r"^layers\.(\d+)\.ffn\.layers\.0\.0\."), r"blocks.\1.mlp.fc1."),
     (re.compile(r"^layers\.(\d+)\.ffn\.layers\.1\."), r"blocks.\1.mlp.fc2."),
+    (re.compile(r"^layers\.(\d+)\.attn\.gamma1\.weight$"), r"blocks.\1.ls1.gamma"),
+    (re.compile(r"^layers\.(\d+)\.ffn\.gamma2\.weight$"), r"blocks.\1.ls2.gamma"),
     (re.compile(r"^layers\.(\d+)\."), r"blocks.\1."),
     (re.compile(r"^ln1\."), "norm."),
 )
