@@ -10,7 +10,7 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: one thread each, in what they start too
     os.environ["OMP_NUM_THREADS"] = "1"
 
-pytest_plugins = ["small_slurm"]  # of tests/helpers
+pytest_plugins = ["small_slurm", "file_server"]  # of tests/helpers
 TINY_ARCH = {"width": 48, "depth": 2, "heads": 3, "hidden": 96, "patch": 8, "image_size": 32}
 LOADER = [
     f"{phase}_dataloader.{field}"
