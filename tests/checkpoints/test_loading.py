@@ -16,7 +16,6 @@ from timm.models.vision_transformer import VisionTransformer
 
 from cmae_mm.checkpoints import load_backbone, load_into, save_backbone
 from cmae_mm.checkpoints.backbone_file import expected_keys, expected_shape
-from cmae_mm.checkpoints.load_report import LoadReport, shorten
 from cmae_mm.checkpoints.resize import resize_pos_embed, resize_rel_pos_table
 from cmae_mm.checkpoints.sources.openmmlab import timm_name
 from cmae_mm.errors import UserError
@@ -374,30 +373,3 @@ def test_the_log_file_has_every_name_and_the_screen_has_not(backbone_file, tmp_p
     assert all(f"\n  {key}\n" in text for key in [*state, "head.weight"])
     assert "shapes differ: 6" in text
     assert logging.getLevelName(logger.handlers[0].level) == "INFO"
-
-
-def test_full_report_names_everything():
-    report = LoadReport("f", ["a"], {"b": "4x4 to 6x6"}, ["c", "d"], ["e"], ["note"])
-    assert report.full().splitlines() == [
-        "backbone file f: 2 of 3 encoder tensors loaded; b resized from 4x4 to 6x6; 2 of the model not in the file "
-        "(c, d); 1 left out (e); note",
-        *("matched: 1", "  a"),
-        *("resized: 1", "  b: 4x4 to 6x6"),
-        *("missing in the file: 2", "  c", "  d"),
-        *("unexpected, left out: 1", "  e"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("keys", "text"),
-    [
-        ([], ""),
-        (["a"], "a"),
-        (["blocks.3.ls1.gamma"], "blocks.3.ls1.gamma"),
-        ([f"blocks.{i}.ls1.gamma" for i in range(12)], "blocks.*.ls1.gamma (12 times)"),
-        (["a", "b", "c", "d", "blocks.0.x", "blocks.10.x"], "a, b, c and 2 more"),
-        (["blocks.0.x", "blocks.1.y", "z"], "blocks.0.x, blocks.1.y, z"),
-    ],
-)
-def test_names_in_a_few_words(keys, text):
-    assert shorten(keys) == text

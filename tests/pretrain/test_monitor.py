@@ -1,30 +1,21 @@
-"""Looks at a model in training. Run as a program, the file is one of the two processes of the last test."""
+"""Looks at a model in training."""
 
 import json
-import os
 import random
-import socket
-import subprocess
-import sys
 from contextlib import nullcontext
-from glob import glob
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from monitored import CLASSES, GRID, SIZE, Images, Model, Painter, fake_runner, probe
 
-import cmae_mm.pretrain
-from cmae_mm.engine.finite_hook import FiniteLossHook
 from cmae_mm.engine.knn import knn_accuracy
-from cmae_mm.engine.throughput_hook import ThroughputHook
 from cmae_mm.errors import UserError
 from cmae_mm.pretrain import curves, monitor
 from cmae_mm.pretrain.curves import CurvesHook, draw_curves
-from cmae_mm.pretrain.masking import Mask, block_mask
+from cmae_mm.pretrain.masking import block_mask
 from cmae_mm.pretrain.monitor import (
     KNN_FILE,
     EpochMonitor,
@@ -34,101 +25,9 @@ from cmae_mm.pretrain.monitor import (
     undisturbed,
 )
 
-SIZE, GRID, CLASSES = 8, 4, 3
-
-
-class Images(torch.utils.data.Dataset):
-    """Noise around one colour for each class. Reading draws from every source of random numbers."""
-
-    def __init__(self, n, seed=0, unknown=False):
-        self.n, self.seed, self.unknown = n, seed, unknown
-
-    def __len__(self):
-        return self.n
-
-    def __getitem__(self, i):
-        random.random(), np.random.rand(), torch.rand(1)
-        generator = torch.Generator().manual_seed(1000 * self.seed + i)
-        noise = torch.randint(0, 160, (3, SIZE, SIZE), generator=generator)
-        noise[i % CLASSES] += 8
-        return {"inputs": noise.to(torch.uint8), "label": -1 if self.unknown else i % CLASSES}
-
-
-class Model(nn.Module):
-    """Says about itself what the hooks ask a pretraining model for."""
-
-    def __init__(self):
-        super().__init__()
-        self.bn = nn.BatchNorm2d(3)
-        self.drop = nn.Dropout(0.5)
-        self.frozen = nn.BatchNorm1d(2).eval()
-        self.backbone = SimpleNamespace(
-            draw_mask=lambda n, device, generator: block_mask(n, GRID, 0.5, 2, generator)
-        )
-
-    def data_preprocessor(self, data, training):
-        assert not training
-        return {"inputs": data["inputs"].float() / 255}
-
-    def pool_feat(self, images):
-        assert not torch.is_grad_enabled()
-        torch.rand(1)
-        return self.drop(self.bn(images)).mean(dim=(2, 3)) - 0.4
-
-
-class Views:
-    """A data preprocessor without draws: RGB in, units of 1/255 out."""
-
-    def __call__(self, data, training):
-        assert not training
-        return {"inputs": data["inputs"].float() / 255}
-
-    def to_pixels(self, images):
-        return (images * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-class Painter(Model):
-    """Paints all pixels with one value, which training would change."""
-
-    value = 0.5
-
-    def __init__(self):
-        super().__init__()
-        self.data_preprocessor = Views()
-
-    def reconstruct(self, images, masks):
-        assert isinstance(masks, Mask)
-        side = SIZE // GRID
-        hidden = masks.mask.view(-1, 1, GRID, GRID).repeat_interleave(side, 2).repeat_interleave(side, 3)
-        return SimpleNamespace(image=torch.full_like(images, self.value), mask=hidden)
-
-
-def fake_runner(work, model, epoch=0, max_epochs=20):
-    seen = []
-    return SimpleNamespace(
-        model=model,
-        work_dir=str(work),
-        epoch=epoch,
-        iter=100 * epoch,
-        max_epochs=max_epochs,
-        rank=0,
-        timestamp="now",
-        logger=SimpleNamespace(info=lambda text: seen.append(text), warning=lambda text: None),
-        visualizer=SimpleNamespace(
-            add_scalars=lambda values, step, file_path: seen.append((values, step)),
-            add_image=lambda name, image, step: seen.append((name, image, step)),
-        ),
-        optim_wrapper=SimpleNamespace(optim_context=lambda model: nullcontext()),
-        seen=seen,
-    )
-
 
 def random_states():
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-
-
-def probe(**more):
-    return KNNProbeHook(bank=dict(type=Images, n=37), queries=dict(type=Images, n=23, seed=1), k=5, **more)
 
 
 @pytest.mark.parametrize("error", [None, KeyError])
@@ -305,180 +204,3 @@ def test_curves_join_the_parts_of_a_run(tmp_path):
     blank = cv2.imread(str(draw_curves(tmp_path / "1")))
     assert picture.shape == blank.shape
     assert (picture != blank).any()
-
-
-# --- with the real model -------------------------------------------------------------------------------------------
-
-
-def train(work, data, looks):
-    """Two epochs of the mini recipe, with or without someone looking."""
-    from cmae_mm.data.masters import MasterImages
-    from cmae_mm.engine.config import load_config, set_data_root
-    from cmae_mm.engine.environment import adapt
-    from cmae_mm.engine.hooks import PlainCheckpointHook
-    from cmae_mm.engine.runner import SuiteRunner
-
-    loader = {"batch_size": 20, "num_workers": 0, "persistent_workers": False}
-    options = {f"train_dataloader.{k}": v for k, v in loader.items()}
-    options |= {
-        "train_cfg.max_epochs": 2,
-        "model.backbone.arch.num_layers": 2,
-        "default_hooks.logger.interval": 1,
-    }
-    cfg = load_config(glob("configs/mini/cmae_vit-mini*_pretrain.py")[0], options)
-    masters = dict(type=MasterImages, data_root=cfg.data_root, size=64, crop="center")
-    for name in ("knn", "reconstruction", "curves"):
-        cfg.default_hooks.pop(name, None)
-    if looks:
-        cfg.default_hooks.update(
-            knn=dict(
-                type=KNNProbeHook,
-                bank=dict(masters, split="train"),
-                queries=dict(masters, split="val"),
-                interval=1,
-                k=5,
-            ),
-            reconstruction=dict(
-                type=ReconstructionHook, images=dict(masters, split="val"), interval=1, count=2
-            ),
-            curves=dict(type=CurvesHook, interval=2),
-        )
-    set_data_root(cfg, data)
-    cfg.work_dir = str(work)
-    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type=PlainCheckpointHook)]
-    adapt(cfg)
-    SuiteRunner.from_cfg(cfg).train()
-    return 0
-
-
-@pytest.fixture(scope="module")
-def runs(call, mini_data, tmp_path_factory):
-    works = {looks: tmp_path_factory.mktemp("looks" if looks else "plain") for looks in (True, False)}
-    for looks, work in works.items():
-        assert call(lambda _, work=work, looks=looks: train(work, mini_data / "imagenet", looks)) == 0
-    return works
-
-
-def test_training_is_the_same_bit_for_bit_whether_looked_at_or_not(runs):
-    looked, plain = (
-        torch.load(runs[k] / "epoch_2.pth", weights_only=True)["state_dict"] for k in (True, False)
-    )
-    assert looked.keys() == plain.keys()
-    for name in plain:
-        assert torch.equal(looked[name], plain[name]), name
-
-
-def test_a_run_leaves_what_the_docs_say(runs):
-    work = runs[True]
-    entries = json.loads((work / KNN_FILE).read_text())
-    assert [e["epoch"] for e in entries] == [0, 1, 2]
-    assert all(0 <= e["knn_top1"] <= 100 for e in entries)
-    names = {p.name for p in (work / "pictures").iterdir()}
-    assert names == {"epoch_0000.png", "epoch_0001.png", "epoch_0002.png", "curves.png"}
-    picture = cv2.imread(str(work / "pictures/epoch_0002.png"))
-    assert picture.std() > 20
-
-
-def test_everything_logged_is_in_the_documentation_and_in_tensorboard(runs):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    (log,) = runs[True].glob("*/vis_data/scalars.json")
-    logged = {key for line in log.read_text().splitlines() for key in json.loads(line)} - {"step"}
-    assert {"images_per_s", "data_wait", "memory_gib", "knn_top1", "loss", "con_acc", "feat_std"} <= logged
-    text = Path("docs/monitoring.md").read_text()
-    assert {name for name in logged if f"`{name}`" not in text} == set()
-    (events,) = runs[True].glob("*/vis_data/events*")
-    read = EventAccumulator(str(events))
-    read.Reload()
-    assert logged <= set(read.Tags()["scalars"])
-    assert read.Tags()["images"] == ["reconstruction"]
-
-
-# --- two processes -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    """What each of two gloo processes found."""
-    folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    shared["PYTHONPATH"] = str(Path(cmae_mm.__file__).parents[1])
-    words = [sys.executable, __file__, str(folder)]
-    workers = [subprocess.Popen(words, env={**shared, "RANK": str(rank)}) for rank in range(2)]
-    assert [worker.wait(timeout=90) for worker in workers] == [0, 2]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)], folder
-
-
-def test_probe_is_shared_by_processes(two_processes, tmp_path):
-    found, folder = two_processes
-    alone = fake_runner(tmp_path, Model())
-    probe(batch_size=4).before_train(alone)
-    expected = json.loads((tmp_path / KNN_FILE).read_text())
-    assert json.loads((folder / KNN_FILE).read_text()) == expected
-    assert [f["entries"] for f in found] == [expected] * 2
-    assert [f["read"] for f in found] == [
-        19 + 12,
-        18 + 11 + 2,
-    ]  # 37 and 23 images; the last ones are filled up
-
-
-def test_throughput_adds_up_over_processes(two_processes):
-    """Process 0: 30 images in 10 s, 2 s waiting; process 1: 20 images in 8 s, 6 s waiting."""
-    found, _ = two_processes
-    for f in found:
-        assert f["images_per_s"] == pytest.approx((30 + 20) / 10)
-        assert f["data_wait"] == pytest.approx(6 / 8)
-        assert f["memory_gib"] == max(other["memory_own"] for other in found)
-
-
-def test_a_bad_loss_of_one_process_stops_both(two_processes):
-    found, _ = two_processes
-    assert "in process 1 (loss nan, loss_rec 0.5)" in found[0]["sentence"]
-    assert found[1]["sentence"] is None
-
-
-def work_as_one_of_two(folder):
-    import torch.distributed as dist
-    from mmengine.logging import MessageHub
-
-    from cmae_mm.engine import throughput_hook
-
-    torch.set_num_threads(1)
-    rank = int(os.environ["RANK"])
-    dist.init_process_group("gloo")
-    reads = []
-    read = Images.__getitem__
-    Images.__getitem__ = lambda self, i: reads.append(i) or read(self, i)
-    runner = fake_runner(folder, Model())
-    runner.rank, runner.message_hub = rank, MessageHub("two")
-    hook = probe(batch_size=4)
-    hook.before_train(runner)
-
-    throughput = ThroughputHook()
-    throughput._images, throughput._seconds, throughput._wait = ((30, 10.0, 2.0), (20, 8.0, 6.0))[rank]
-    throughput_hook.peak_memory = lambda: (rank + 1) * 2**30
-    throughput._publish(runner)
-    found = {"entries": hook.entries, "read": len(reads), "sentence": None, "memory_own": rank + 1}
-    found |= {
-        n: runner.message_hub.get_scalar(f"train/{n}").current()
-        for n in ("images_per_s", "data_wait", "memory_gib")
-    }
-
-    losses = {"loss": torch.tensor(1.0), "loss_rec": torch.tensor(0.5)}
-    FiniteLossHook().after_train_iter(runner, 0, outputs=losses)
-    if rank == 1:
-        losses["loss"] = torch.tensor(float("nan"))
-    try:
-        FiniteLossHook().after_train_iter(runner, 1, outputs=losses)
-    except UserError as error:
-        found["sentence"] = str(error)
-    finally:
-        (folder / f"{rank}.json").write_text(json.dumps(found))
-        dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    work_as_one_of_two(Path(sys.argv[1]))
