@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from mmengine.config import Config
 from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 
 from cmae_mm.engine.environment import bare_model
 from cmae_mm.engine.loops import ResumableEpochLoop, ResumableIterLoop
@@ -180,21 +180,29 @@ class GroupedLoader:
         return getattr(self._loader, name)
 
 
-class _Accumulates:
+class _Accumulates(BaseLoop):
     """What both loops share; mixed into one of mmengine's."""
 
     accumulate: int
     runner: Any
     dataloader: Any
     dataloader_iterator: Any
+    _iter: int
+    _max_iters: int
 
-    def _start_counting(self, iteration: int, iterations: int) -> None:
+    def __init__(self, runner: Any, dataloader: Any, accumulate: int, **kwargs: Any) -> None:
+        super().__init__(runner, dataloader, **kwargs)
+        self.accumulate = accumulate
+        self.dataloader = GroupedLoader(self.dataloader, accumulate)
+
+    def run(self) -> Any:
         """Let the optimizer step once in ``accumulate`` backward passes; a resumed run starts in step."""
         wrapper = self.runner.optim_wrapper
         wrapper._accumulative_counts = self.accumulate
         wrapper.initialize_count_status(
-            self.runner.model, iteration * self.accumulate, iterations * self.accumulate
+            self.runner.model, self._iter * self.accumulate, self._max_iters * self.accumulate
         )
+        return super().run()
 
     def _run_group(self, index: int, group: list[Any]) -> None:
         """One iteration: hooks see the images of all batches, and the mean of what they log."""
@@ -222,15 +230,8 @@ class AccumulatingIterLoop(_Accumulates, ResumableIterLoop):
     """
 
     def __init__(self, runner: Any, dataloader: Any, accumulate: int = 1, **kwargs: Any) -> None:
-        super().__init__(runner, dataloader, **kwargs)
-        self.accumulate = accumulate
-        self.dataloader = GroupedLoader(self.dataloader, accumulate)
+        super().__init__(runner, dataloader, accumulate, **kwargs)
         self.dataloader_iterator = type(self.dataloader_iterator)(self.dataloader)
-
-    def run(self) -> Any:
-        """See mmengine."""
-        self._start_counting(self._iter, self._max_iters)
-        return super().run()
 
     def run_iter(self, data_batch: Sequence[Any]) -> None:
         """Train on a list of batches."""
@@ -250,15 +251,8 @@ class AccumulatingEpochLoop(_Accumulates, ResumableEpochLoop):
     """
 
     def __init__(self, runner: Any, dataloader: Any, accumulate: int = 1, **kwargs: Any) -> None:
-        super().__init__(runner, dataloader, **kwargs)
-        self.accumulate = accumulate
-        self.dataloader = GroupedLoader(self.dataloader, accumulate)
+        super().__init__(runner, dataloader, accumulate, **kwargs)
         self._max_iters = self._max_epochs * len(self.dataloader)
-
-    def run(self) -> Any:
-        """See mmengine."""
-        self._start_counting(self._iter, self._max_iters)
-        return super().run()
 
     def run_iter(self, idx: int, data_batch: Sequence[Any]) -> None:
         """Train on a list of batches."""

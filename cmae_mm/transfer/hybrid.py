@@ -11,19 +11,18 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
-from mmengine.model import BaseModule
 from torch import nn
 
 from cmae_mm.checkpoints.resize import resize_pos_embed
 from cmae_mm.layers.conv_stages import ConvBlock, PatchEmbed
 from cmae_mm.transfer.blocks import BlockStack, RelPos, rising
-from cmae_mm.transfer.start import start_from_file
+from cmae_mm.transfer.start import StartsFromFile
 
 Three = tuple[int, int, int]
 
 
 @MODELS.register_module()
-class CMAEHybridViTDet(BaseModule):
+class CMAEHybridViTDet(StartsFromFile):
     """The hybrid encoder without mask, fusion and final norm, for images of any size that cells divide.
 
     The defaults are ConvMAE-Base as its ViTDet code has it: windows of 14, global blocks 1, 4, 7, 10. There, unlike
@@ -96,23 +95,7 @@ class CMAEHybridViTDet(BaseModule):
             share_tables=share_tables,
             with_cp=with_cp,
         )
-        self._draw_weights()
-
-    def _draw_weights(self) -> None:
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-
-    def init_weights(self) -> None:
-        """Apply ``init_cfg``, then load ``backbone_file``.
-
-        Raises:
-            UserError: If the file does not fit this architecture.
-        """
-        super().init_weights()
-        start_from_file(self, self.backbone_file)
+        self.draw_weights(self.pos_embed)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Encode images.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from mmengine.logging import print_log
+from mmengine.model import BaseModule
 from torch import nn
 
 from cmae_mm.checkpoints import load_into
@@ -51,3 +52,30 @@ def start_from_file(
     if scales:
         report.notes.append("no layer scale in the file: those of the model are one")
     print_log(str(report), logger="current")
+
+
+class StartsFromFile(BaseModule):
+    """A dense backbone whose ``init_weights`` loads ``backbone_file``, an attribute of it, if that names one."""
+
+    backbone_file: str | None
+
+    def draw_weights(self, *tokens: nn.Parameter | None) -> None:
+        """Draw tokens and linear layers at random, as ViTs start; biases are zero.
+
+        Args:
+            *tokens: Tables and tokens that are there; None is left out.
+        """
+        linear = [module for module in self.modules() if isinstance(module, nn.Linear)]
+        for weight in (*(t for t in tokens if t is not None), *(layer.weight for layer in linear)):
+            nn.init.trunc_normal_(weight, std=0.02)
+        for layer in linear:
+            nn.init.zeros_(layer.bias)
+
+    def init_weights(self) -> None:
+        """Apply ``init_cfg``, then load ``backbone_file``.
+
+        Raises:
+            UserError: If the file does not fit this architecture.
+        """
+        super().init_weights()
+        start_from_file(self, self.backbone_file)

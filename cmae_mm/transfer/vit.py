@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModule
 from timm.layers import PatchEmbed
 from torch import nn
 
 from cmae_mm.checkpoints.resize import resize_pos_embed
 from cmae_mm.errors import UserError
 from cmae_mm.transfer.blocks import BlockStack, RelPos, rising
-from cmae_mm.transfer.start import start_from_file
+from cmae_mm.transfer.start import StartsFromFile
 
 
-class DenseViT(BaseModule):
+class DenseViT(StartsFromFile):
     """Plain ViT that turns an image into one map for each chosen block, all at stride ``patch_size``.
 
     The position table stays at the pretraining grid and is resized (bicubic) in every forward, so any
@@ -108,25 +107,7 @@ class DenseViT(BaseModule):
             share_tables=share_tables,
             with_cp=with_cp,
         )
-        self._draw_weights()
-
-    def _draw_weights(self) -> None:
-        for token in (self.pos_embed, self.cls_token):
-            if token is not None:
-                nn.init.trunc_normal_(token, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-
-    def init_weights(self) -> None:
-        """Apply ``init_cfg``, then load ``backbone_file``.
-
-        Raises:
-            UserError: If the file does not fit this architecture.
-        """
-        super().init_weights()
-        start_from_file(self, self.backbone_file)
+        self.draw_weights(self.pos_embed, self.cls_token)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Encode images.
