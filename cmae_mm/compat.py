@@ -48,4 +48,14 @@ def import_quietly() -> None:
         import mmseg.datasets  # noqa: F401
 
 
+def leave_out_what_users_cannot_change() -> None:
+    """Silence a notice of torch 2.13 that every process of a run would print.
+
+    Reason: mmengine hands ``broadcast_buffers`` to torch's wrapper for several processes, which has another name for
+    it since. Can go when mmengine uses the new one.
+    """
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+
+
 define_missing_torchvision_ops()
+leave_out_what_users_cannot_change()

@@ -20,6 +20,7 @@ GPUS=${GPUS:-8}
 PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))}
 CPUS=${CPUS_PER_TASK:-8}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$CPUS}
+export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS} # else mmengine sets it to 1, with a warning
 place=(--partition="$1" --job-name="$2")
 size=(--gres="gpu:$PER_NODE" --ntasks="$GPUS" --ntasks-per-node="$PER_NODE" --cpus-per-task="$CPUS")
 train=("$PYTHON" -u "$ROOT/tools/train.py" "$3" --launcher slurm)

@@ -19,6 +19,8 @@ PYTHON=${CMAE_MM_PYTHON:-$ROOT/.venv/bin/python}
 cores=$(nproc 2>/dev/null || echo 1)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((cores / $1) > 8 ? 8 : ((cores / $1) > 0 ? (cores / $1) : 1)))}
 
+export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS} # else mmengine sets it to 1, with a warning
+
 if [ -n "${RDZV:-}" ]; then
     # A store of its own for each start. In the shared one, processes that start again because a machine came or went find the
     # addresses of those before them.
