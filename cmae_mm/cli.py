@@ -16,7 +16,7 @@ from cmae_mm.errors import UserError
 
 
 def guard(command: Callable[[], int]) -> NoReturn:
-    """Run a command and exit: a user's mistake ends with one sentence and code 2.
+    """Run a command and exit: a user's mistake ends with one sentence and code 2, a lost process with code 74.
 
     Args:
         command: Returns the exit code.
@@ -26,7 +26,7 @@ def guard(command: Callable[[], int]) -> NoReturn:
         code = command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = 2
+        code = error.exit_code
     except KeyboardInterrupt:
         print(
             "stopped: what was saved is kept; run the same command (tools/train.py: with --resume) to go on",

@@ -11,7 +11,12 @@ class UserError(Exception):
     The message says what was wrong, where, and what to do. Every command line entry
     point turns it into that sentence on standard error and exit code 2. It often quotes a file,
     so it is kept to one printable line: a name in a hostile file moves no cursor and fills no screen.
+
+    Attributes:
+        exit_code: Of the program; 2 unless what happened passes.
     """
+
+    exit_code = 2
 
     def __init__(self, message: str) -> None:
         super().__init__(_one_line(message))

@@ -8,6 +8,9 @@
 #   ARRAY=0-4%2             with SUBMIT=1: a job array, one run for each number (two at a time). {task} in CONFIG and ARGS
 #                           becomes the number: ARRAY=0-4 ... --work-dir /shared/cmae/seed{task} --seed {task}
 #   WARNING=180             seconds before the end of its time at which a queued job is told to save
+#   MAX_RESTARTS=10 MIN_SECONDS=600
+#                           a queued job that lost a process (a node that died, a hang, a kill) goes back into the queue so often,
+#                           unless it broke within so many seconds: then it would again
 set -euo pipefail
 if [ $# -lt 3 ]; then
     echo "usage: [SUBMIT=1 ARRAY=0-4 GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=8 SRUN_ARGS=... SBATCH_ARGS=...] tools/slurm_train.sh PARTITION JOB CONFIG [ARGS of tools/train.py]" >&2
@@ -71,8 +74,13 @@ while kill -0 "$run" 2>/dev/null; do # a signal ends a wait
     code=0
     wait "$run" || code=$?
 done
-# 75: stopped and saved, not done. Above 128: a task did not leave in time, and was ended.
-if [ "$code" -eq 75 ] || { [ -n "$told" ] && [ "$code" -gt 128 ]; }; then
+# 75: stopped and saved, not done. 74: a process hung, or others lost it. Above 128: a task was killed; if the job was told to
+# stop, it did not leave in time.
+lost=""
+if [ "$code" -eq 74 ] || [ "$code" -gt 128 ]; then
+    [ "$SECONDS" -lt "${MIN_SECONDS:-600}" ] || [ "${SLURM_RESTART_COUNT:-0}" -ge "${MAX_RESTARTS:-10}" ] || lost=1
+fi
+if [ "$code" -eq 75 ] || [ -n "$lost" ] || { [ -n "$told" ] && [ "$code" -gt 128 ]; }; then
     echo "slurm_train.sh: not done; job $job goes back into the queue"
     scontrol requeue "$job"
 fi

@@ -37,7 +37,7 @@ _SIGNALS_FROM_OUTSIDE = {
     signal.SIGPWR,
 }
 # Of a training that can go on (docs/cluster.md).
-_TRAINING = {74: "a process of it hung", 75: "it was told to stop, and saved"}
+_TRAINING = {74: "a process of it hung or was lost", 75: "it was told to stop, and saved"}
 _SLURM = {
     "NODE_FAIL": OUTSIDE,
     "PREEMPTED": OUTSIDE,

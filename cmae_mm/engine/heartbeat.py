@@ -21,10 +21,10 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from cmae_mm.engine.lost_peers import HUNG
 from cmae_mm.engine.run_metadata import write_json
 
 FOLDER = "heartbeat"
-HUNG = 74  # EX_IOERR of sysexits.h: processes no longer hear from each other
 # In the order of an iteration: where all stand in the same one, who hangs is the one that came least far.
 PHASES = ("starting", "loading data", "training", "after the step", "evaluating", "finished")
 _WAITING = (

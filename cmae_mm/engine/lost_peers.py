@@ -18,8 +18,13 @@ _BROKEN = re.compile(
 )
 
 
+HUNG = 74  # EX_IOERR of sysexits.h: processes no longer hear from each other
+
+
 class LostPeersError(UserError):
     """This process cannot go on because it no longer hears from another one."""
+
+    exit_code = HUNG
 
 
 def translate(error: RuntimeError, runner: Any) -> LostPeersError | None:

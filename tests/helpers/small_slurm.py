@@ -1,5 +1,6 @@
 """A small Slurm of its own, where the machine has the programs: the fixture ``small_slurm``."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+NODES = ("small0", "small1", "small2")
 CONFIG = """
 ClusterName=small
 SlurmctldHost={host}
@@ -17,38 +19,38 @@ SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket={root}/munge/socket,cred_expire=5
 StateSaveLocation={root}/state
-SlurmdSpoolDir={root}/spool
+SlurmdSpoolDir={root}/spool/%n
 SlurmctldPidFile={root}/ctld.pid
-SlurmdPidFile={root}/d.pid
+SlurmdPidFile={root}/%n.pid
 SlurmctldLogFile={root}/ctld.log
-SlurmdLogFile={root}/d.log
+SlurmdLogFile={root}/%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
+SlurmctldPort={port}
+SlurmdTimeout=10
 JobRequeue=1
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0
-NodeName={host} CPUs={cores} State=UNKNOWN
-PartitionName=all Nodes={host} Default=YES State=UP
+PartitionName=all Nodes=ALL Default=YES State=UP
 """
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("", 0))
-        return found.getsockname()[1]
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in found:
+            one.bind(("", 0))
+        return [one.getsockname()[1] for one in found]
 
 
 def start_slurm(root, environment):
-    """Start its three programs, the third on this machine as the only node."""
-    host = environment["SLURM_HOST"]
+    """Start its programs: one for each node, all on this machine."""
     munge = [f"--{name}-file={root}/munge/{name}" for name in ("key", "pid", "log", "seed")]
     commands = [
         ["munged", *munge, f"--socket={root}/munge/socket", "--foreground"],
         ["slurmctld", "-D"],
-        ["slurmd", "-D", "-N", host],
+        *(["slurmd", "-D", "-N", node] for node in NODES),
     ]
     for command in commands:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -58,7 +60,7 @@ def start_slurm(root, environment):
 
 @pytest.fixture(scope="module")
 def small_slurm(tmp_path_factory):
-    """Environment variables for the commands of a Slurm with one node; nothing else on the machine is touched."""
+    """Environment variables for the commands of a Slurm with three nodes; nothing else on the machine is touched."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     missing = [n for n in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(n, path=path) is None]
     if missing:
@@ -69,20 +71,26 @@ def small_slurm(tmp_path_factory):
     for parent in (root, *root.parents):  # munged refuses a socket in a folder that others cannot enter
         if not parent.stat().st_mode & stat.S_IXOTH:
             parent.chmod(parent.stat().st_mode | stat.S_IXOTH | stat.S_IXGRP)
-    for name in ("spool", "state", "munge"):
+    for name in ("spool", "state", "munge", *(f"spool/{node}" for node in NODES)):
         (root / name).mkdir(mode=0o755)
         (root / name).chmod(0o755)
     (root / "munge" / "key").write_bytes(os.urandom(1024))
     (root / "munge" / "key").chmod(0o600)
     host = socket.gethostname().split(".")[0]
-    text = CONFIG.format(host=host, root=root, ports=[free_port(), free_port()], cores=os.cpu_count())
+    ports = free_ports(1 + len(NODES))
+    text = CONFIG.format(host=host, root=root, port=ports[0])
+    for node, port in zip(NODES, ports[1:], strict=True):
+        text += f"NodeName={node} NodeHostname={host} Port={port} CPUs={os.cpu_count()} State=UNKNOWN\n"
     (root / "slurm.conf").write_text(text)
-    environment = {**os.environ, "PATH": path, "SLURM_CONF": str(root / "slurm.conf"), "SLURM_HOST": host}
+    environment = {**os.environ, "PATH": path, "SLURM_CONF": str(root / "slurm.conf")}
     running = list(start_slurm(root, environment))
     try:
         deadline = time.monotonic() + 30
-        look = ["sinfo", "-h"]
-        while "idle" not in subprocess.run(look, env=environment, capture_output=True, text=True).stdout:
+        look = ["sinfo", "-h", "--format=%D %t"]
+        while (
+            subprocess.run(look, env=environment, capture_output=True, text=True).stdout.strip()
+            != f"{len(NODES)} idle"
+        ):
             if time.monotonic() > deadline or any(p.poll() is not None for p in running):
                 pytest.skip("a small Slurm does not start on this machine")
             time.sleep(0.3)

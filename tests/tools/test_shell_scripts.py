@@ -122,6 +122,11 @@ def test_dist_test_defaults(checkout):
     assert args[-7:] == [program, "c.py", "w.pth", "--launcher", "pytorch", "--out", "o.json"]
 
 
+def slurm_train(checkout, *words, **env):
+    env = CLEAN | {"PATH": f"{checkout / 'bin'}:{os.environ['PATH']}"} | env
+    return call(checkout / "tools" / "slurm_train.sh", "part", "name", "c{task}.py", *words, **env)
+
+
 def test_slurm_asks_for_the_gpus(checkout):
     path = f"{checkout / 'bin'}:{os.environ['PATH']}"
     env = CLEAN | {"PATH": path, "GPUS": "4", "GPUS_PER_NODE": "", "CPUS_PER_TASK": "6"}
@@ -179,6 +184,27 @@ def test_a_queued_job_goes_back_into_the_queue_when_it_was_stopped(checkout, cod
     assert ("scontrol requeue 77\n" in out) == again
 
 
+@pytest.mark.parametrize(
+    ("code", "least", "restarts", "again"),
+    [
+        (74, "0", "", True),
+        (137, "0", "9", True),
+        (137, "0", "10", False),  # so often is enough
+        (74, "600", "", False),  # it broke at once, and would again
+        (2, "0", "", False),
+        (1, "0", "", False),
+    ],
+)
+def test_a_queued_job_that_lost_a_process_goes_back_into_the_queue(checkout, code, least, restarts, again):
+    (checkout / "bin" / "srun").write_text(f"#!/bin/bash\nexit {code}\n")
+    (checkout / "bin" / "scontrol").write_text('#!/bin/bash\necho "scontrol $*"\n')
+    (checkout / "bin" / "scontrol").chmod(0o755)
+    env = {"SLURM_JOB_ID": "70", "CMAE_MM_QUEUED": "1", "MIN_SECONDS": least, "SLURM_RESTART_COUNT": restarts}
+    result = slurm_train(checkout, "--work-dir", "/w", **env)
+    assert result.returncode == code
+    assert ("scontrol requeue 70\n" in result.stdout) == again
+
+
 def test_a_task_of_an_array_goes_back_into_the_queue_alone(checkout):
     """The number of a task may be that of the array; requeueing it would requeue all."""
     (checkout / "bin" / "srun").write_text("#!/bin/bash\nexit 75\n")
@@ -193,11 +219,6 @@ def test_a_task_of_an_array_goes_back_into_the_queue_alone(checkout):
     result = slurm_train(checkout, "--work-dir", "/w/{task}", **env)
     assert result.returncode == 75
     assert "scontrol requeue 70_4\n" in result.stdout
-
-
-def slurm_train(checkout, *words, **env):
-    env = CLEAN | {"PATH": f"{checkout / 'bin'}:{os.environ['PATH']}"} | env
-    return call(checkout / "tools" / "slurm_train.sh", "part", "name", "c{task}.py", *words, **env)
 
 
 def test_an_array_is_queued_with_a_folder_for_each_run(checkout):
