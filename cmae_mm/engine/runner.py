@@ -117,10 +117,22 @@ class SuiteRunner(SavingRunner):
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint
 
+    def set_randomness(
+        self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False
+    ) -> None:
+        """See the base class; but ``seed`` stays that of the run, the same in all processes.
+
+        With ``diff_rank_seed`` each process seeds its generators (masks, drop path, mixup) with its rank added. The
+        order of the images and the draws of a sample come from the run's seed, whoever loads it.
+        """
+        super().set_randomness(seed, diff_rank_seed, deterministic)
+        if diff_rank_seed:
+            self._seed -= dist.get_rank()
+
     @staticmethod
-    def build_dataloader(*args: Any, **kwargs: Any) -> Any:
-        """See the base class. Loader processes leave signals to the main process."""
-        loader = Runner.build_dataloader(*args, **kwargs)
+    def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> Any:
+        """See the base class. Loader processes leave signals to the main process; samplers get the run's seed."""
+        loader = Runner.build_dataloader(dataloader, seed)
         loader.worker_init_fn = partial(leave_signals_to_the_main_process, init=loader.worker_init_fn)
         return loader
 

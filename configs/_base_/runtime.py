@@ -27,4 +27,4 @@ visualizer = dict(type=Visualizer, vis_backends=[dict(type=LocalVisBackend)])
 log_level = "INFO"
 load_from = None
 resume = False
-randomness = dict(seed=0)
+randomness = dict(seed=0, diff_rank_seed=True)  # each process draws its own masks, drop path and mixup

@@ -8,6 +8,7 @@ import torch
 
 from cmae_mm.data.resumable import make_resumable
 from cmae_mm.engine.random_states import random_state, set_random_state
+from cmae_mm.engine.runner import SuiteRunner
 
 pytestmark = pytest.mark.faults
 KINDS = ("epochs", "iterations", "iterations over epochs", "epochs, accumulated", "iterations, accumulated")
@@ -94,6 +95,20 @@ def test_random_states_are_whole_and_plain(tmp_path, toy):
     first = draw()
     set_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert toy.equal(first, draw())
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_processes_have_one_seed_and_draws_of_their_own(monkeypatch, own):
+    """The seed says which image is which and what is drawn for it; only generators differ."""
+    drawn = []
+    for rank in (0, 3):
+        monkeypatch.setattr("mmengine.runner.utils.get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr("mmengine.dist.get_rank", lambda rank=rank: rank)
+        runner = SuiteRunner.__new__(SuiteRunner)
+        runner.set_randomness(7, diff_rank_seed=own)
+        assert runner.seed == 7
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn) != own
 
 
 def test_a_data_set_of_samples_still_looks_like_itself(toy):

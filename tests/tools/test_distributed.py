@@ -30,7 +30,9 @@ def test_dist_train_with_two_gloo_processes(tmp_path, mini_data):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert json.loads((tmp_path / "work" / "result.json").read_text())["world_size"] == 2
-    assert (tmp_path / "work" / "last.pth").exists()
+    states = load_checkpoint(str(tmp_path / "work" / "last.pth"))["random_states"]
+    assert len(states) == 2
+    assert not torch.equal(states[0]["torch"], states[1]["torch"])  # each process draws masks of its own
     assert "2 processes on the CPU talk through gloo" in done.stdout + done.stderr
 
 

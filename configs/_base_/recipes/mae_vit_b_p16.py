@@ -9,4 +9,4 @@ with read_base():
     from ..schedules.pretrain_adamw_300e import *
 
 default_hooks.update(checkpoint=dict(interval=10, max_keep_ckpts=3))
-randomness = dict(seed=60, diff_rank_seed=True)
+randomness.update(seed=60)
