@@ -1,6 +1,5 @@
 """A small Slurm of its own, where the machine has the programs: the fixture ``small_slurm``."""
 
-import contextlib
 import os
 import shutil
 import socket
@@ -9,6 +8,7 @@ import subprocess
 import time
 
 import pytest
+from ports import free_ports
 
 NODES = ("small0", "small1", "small2")
 CONFIG = """
@@ -34,14 +34,6 @@ JobRequeue=1
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0
 PartitionName=all Nodes=ALL Default=YES State=UP
 """
-
-
-def free_ports(count):
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in found:
-            one.bind(("", 0))
-        return [one.getsockname()[1] for one in found]
 
 
 def start_slurm(root, environment):

@@ -2,7 +2,6 @@
 
 import math
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from ports import free_port
 
 from cmae_mm.pretrain import contrast
 from cmae_mm.pretrain.contrast import byol_loss, gather, info_nce, nt_xent, spread
@@ -107,10 +107,7 @@ def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     data = {"queries": torch.randn(6, 8), "keys": torch.randn(6, 8)}
     torch.save(data, folder / "data.pt")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
     worker = [sys.executable, str(Path(__file__).with_name("contrast_worker.py")), str(folder)]
     workers = [subprocess.Popen(worker, env={**shared, "RANK": str(rank)}) for rank in range(2)]
     assert [process.wait(timeout=90) for process in workers] == [0, 0]

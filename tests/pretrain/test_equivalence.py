@@ -1,13 +1,13 @@
 """One step of CMAE: the same losses, gradients and statistics, however many processes and small batches share it."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ports import free_port
 
 from cmae_mm.engine.sharding import repeated_blocks
 from cmae_mm.pretrain import block_mask
@@ -30,10 +30,12 @@ def step(tmp_path_factory):
     def run(world, steps=1, sizes=None, split=None):
         name = f"{world}-{steps}-{sizes is not None}-{split}"
         torch.save(dict(batch, steps=steps, sizes=sizes, split=split, name=name), folder / "batch.pt")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
+        shared = {
+            **os.environ,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": free_port(),
+            "WORLD_SIZE": str(world),
+        }
         shared |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         worker = [sys.executable, str(Path(__file__).with_name("equivalence_worker.py")), str(folder)]
         workers = [subprocess.Popen(worker, env={**shared, "RANK": str(rank)}) for rank in range(world)]

@@ -2,13 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from monitored import Model, fake_runner, probe
+from ports import free_port
 
 import cmae_mm.pretrain
 from cmae_mm.pretrain.monitor import (
@@ -20,10 +20,7 @@ from cmae_mm.pretrain.monitor import (
 def two_processes(tmp_path_factory):
     """What each of two gloo processes found."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
     shared["PYTHONPATH"] = f"{Path(cmae_mm.__file__).parents[1]}:{Path(__file__).parents[1] / 'helpers'}"
     words = [sys.executable, str(Path(__file__).with_name("monitor_worker.py")), str(folder)]
     workers = [subprocess.Popen(words, env={**shared, "RANK": str(rank)}) for rank in range(2)]

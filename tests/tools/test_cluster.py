@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from cluster_runs import CONFIG, PLAIN, ROOT, iteration, options
+from ports import free_port
 
 from cmae_mm.engine.checkpoint_file import fault_of, newest_good
 
 pytestmark = pytest.mark.distributed
-PORT, MEETING, NODES = "29641", "29642", 4
+MEETING, NODES = "29642", 4  # a port of network namespaces, which have all for themselves
 
 
 @pytest.mark.parametrize(("ranks", "epochs", "batch"), [(1, 14, 4), (2, 28, 4)])
@@ -94,14 +95,14 @@ def until(condition, process, log, seconds=300):
 def test_sigterm_to_torchrun_saves_and_leaves_and_the_run_goes_on(tmp_path, data):
     work, log = tmp_path / "work", tmp_path / "log"
     few = options(3, "train_dataloader.batch_size=4", "default_hooks.checkpoint.iter_interval=5")
-    run = start(work, data, log, *few, PORT=PORT)
+    run = start(work, data, log, *few, PORT=free_port())
     until(lambda: iteration(work) >= 5, run, log)
     run.send_signal(signal.SIGTERM)
     assert run.wait(120) != 0
     text = log.read_text()
     stopped = int(re.search(r"stopped by SIGTERM after iteration (\d+)", text)[1])
     assert newest_good(work) == (work / f"iter_{stopped}.pth", [])
-    again = start(work, data, log, "--resume", *few, PORT=PORT)
+    again = start(work, data, log, "--resume", *few, PORT=free_port())
     assert again.wait(300) == 0, log.read_text()[-3000:]
     assert f"resumed epoch: {stopped // 5}, iter: {stopped}" in log.read_text()
 
@@ -109,7 +110,7 @@ def test_sigterm_to_torchrun_saves_and_leaves_and_the_run_goes_on(tmp_path, data
 def test_a_process_that_hangs_is_named_and_ends_the_run(tmp_path, data):
     work, log = tmp_path / "work", tmp_path / "log"
     watch = [f"default_hooks.heartbeat.{k}" for k in ("interval=0.5", "least=5", "other=60")]
-    run = start(work, data, log, *options(200, "train_dataloader.batch_size=4", *watch), PORT=PORT)
+    run = start(work, data, log, *options(200, "train_dataloader.batch_size=4", *watch), PORT=free_port())
     until(lambda: iteration(work) >= 3, run, log)
     pid = json.loads((work / "heartbeat" / "rank1.json").read_text())["pid"]
     os.kill(pid, signal.SIGSTOP)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ports import free_port
 
 from cmae_mm.checkpoints.safe_load import load_checkpoint
 
@@ -26,7 +27,7 @@ def test_dist_train_with_two_gloo_processes(tmp_path, mini_data):
     command += ["--data-root", str(mini_data / "imagenet"), "--cfg-options"]
     command += ["train_dataloader.batch_size=4", "train_dataloader.num_workers=0", "train_cfg.max_epochs=1"]
     command += ["train_dataloader.persistent_workers=False"]
-    environment = {**os.environ, "PORT": "29611", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "PORT": free_port(), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert json.loads((tmp_path / "work" / "result.json").read_text())["world_size"] == 2
@@ -36,21 +37,21 @@ def test_dist_train_with_two_gloo_processes(tmp_path, mini_data):
     assert "2 processes on the CPU talk through gloo" in done.stdout + done.stderr
 
 
-def _train(work, data, port, *words):
+def _train(work, data, *words):
     config = ROOT / "configs/mini/cmae_vit-mini-p8_pretrain.py"
     command = ["bash", str(ROOT / "tools/dist_train.sh"), str(config), "2", "--work-dir", str(work), *words]
     command += ["--data-root", str(data / "imagenet"), "--cfg-options", "train_dataloader.batch_size=10"]
     command += ["train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False"]
     command += ["default_hooks.checkpoint.interval=1", "default_hooks.knn=None", "train_cfg.max_epochs=2"]
-    environment = {**os.environ, "PORT": port, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "PORT": free_port(), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 @pytest.mark.distributed
 def test_split_and_whole_runs_write_and_read_the_same_checkpoints(tmp_path, mini_data):
-    _train(tmp_path / "whole", mini_data, "29621")
-    _train(tmp_path / "split", mini_data, "29622", "--shard", "recompute")
+    _train(tmp_path / "whole", mini_data)
+    _train(tmp_path / "split", mini_data, "--shard", "recompute")
     files = {kind: tmp_path / kind / "epoch_1.pth" for kind in ("whole", "split")}
     states = {kind: load_checkpoint(str(file)) for kind, file in files.items()}
     assert states["whole"].keys() == states["split"].keys()
@@ -62,7 +63,7 @@ def test_split_and_whole_runs_write_and_read_the_same_checkpoints(tmp_path, mini
     assert (_weights(files["split"]) - _weights(files["whole"])).norm() < 0.05 * step
     for kind, words in (("whole", ["--shard"]), ("split", [])):  # each goes on from the other's file
         work = tmp_path / f"after-{kind}"
-        _train(work, mini_data, "29623", "--resume", str(files[kind]), *words)
+        _train(work, mini_data, "--resume", str(files[kind]), *words)
         assert (_weights(work / "epoch_2.pth") - straight).norm() < 0.1 * step
 
 

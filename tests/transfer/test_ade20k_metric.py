@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ports import free_port
 
 import cmae_mm.transfer  # noqa: F401
 
@@ -206,10 +206,7 @@ def two_processes(tmp_path_factory):
     maps = torch.randn(3, 6, 3, 5, generator=generator)
     data = {"given": given, "true": true, "classes": names(5), "maps": maps, "labels": labels}
     torch.save(data, folder / "data.pt")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
     shared["PYTHONPATH"] = str(Path(__file__).parents[2])
     worker = [sys.executable, str(Path(__file__).with_name("ade20k_worker.py")), str(folder)]
     workers = [subprocess.Popen(worker, env={**shared, "RANK": str(rank)}) for rank in range(2)]
