@@ -250,7 +250,7 @@ def test_runs_that_ask_for_the_same_are_one_array(bench, slurm, capsys):
         f"seed{i}": f"{array}_{i}" for i in range(4)
     }
     assert "_" not in found["first"] + found["last"]
-    assert f"job array {array}: 4 of them, seed0 to seed3" in capsys.readouterr().out
+    assert f"job array {array}, 4 tasks: seed0 to seed3" in capsys.readouterr().out
     assert run.run()
     assert bench.started[0] == "first"
     assert sorted(bench.started[1:-1]) == ["seed0", "seed1", "seed2", "seed3"]

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 
-from cmae_mm.errors import UserError
 from cmae_mm.layers.conv_stages import VisibleCells
 from cmae_mm.pretrain.hybrid import CMAEHybridViT
-from cmae_mm.pretrain.masking import Mask, block_mask, mask_from_removed, random_mask
+from cmae_mm.pretrain.masking import block_mask, mask_from_removed, random_mask
 
 ARCH = dict(widths=(8, 12, 16), depths=(2, 1, 2), mlp_ratios=(4, 2, 3), heads=4)
 FUSION = {f"stage{n}_output_decode.{kind}" for n in (1, 2) for kind in ("weight", "bias")}
@@ -374,29 +373,3 @@ def test_registered_with_the_encoders_interface():
     assert (model.img_size, model.patch_resolution) == ((64, 96), (4, 6))
     assert model.num_extra_tokens == 0
     assert model.with_cls_token is False
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (dict(arch="h"), "backbone.arch is 'h'"),
-        (dict(arch=dict(widths=(8, 12, 16))), "has the fields"),
-        (dict(arch=dict(ARCH, depths=(1, 1))), "three values each"),
-        (dict(arch=dict(ARCH, heads=5)), "multiple of 4 and of heads, 5"),
-        (dict(img_size=100), "100 x 100 px cannot be cut into cells of 16 px"),
-        (dict(patch_sizes=(4, 4)), "give three sides"),
-        (dict(mask_kind="stripes"), "mask_kind is 'stripes'"),
-    ],
-)
-def test_wrong_arguments_are_named(options, words):
-    with pytest.raises(UserError, match=words):
-        CMAEHybridViT(**{"arch": ARCH, "img_size": 64, **options})
-
-
-def test_wrong_images_and_masks_are_named():
-    model = CMAEHybridViT(ARCH, img_size=64)
-    with pytest.raises(UserError, match="60 x 64 px cannot be cut"):
-        model(torch.randn(1, 3, 60, 64), None)
-    other = Mask(*(m[:, :9] for m in random_mask(2, 4, 0.5)))
-    with pytest.raises(UserError, match="the images need"):
-        model(torch.randn(2, 3, 64, 64), other)

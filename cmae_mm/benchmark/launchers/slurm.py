@@ -136,9 +136,8 @@ class SlurmLauncher(Launcher):
             self._jobs[waiting.stage.name] = (waiting.stage, f"{number}_{i}" if several else number)
             self._waiting.remove(waiting)
         if several:
-            return (
-                f"job array {number}: {len(group)} of them, {group[0].stage.title} to {group[-1].stage.title}"
-            )
+            first, last = group[0].stage.title, group[-1].stage.title
+            return f"job array {number}, {len(group)} tasks: {first} to {last}"
         return f"job {number}: {group[0].stage.title}"
 
     def _array_file(self, label: str) -> Path:
@@ -163,7 +162,7 @@ class SlurmLauncher(Launcher):
         """Returns: The stages whose jobs left the queue and whose state is known."""
         if not self._jobs:
             return []
-        alive = {number for number, _, state in _queue() if state in _ALIVE}
+        alive = _alive()
         over, now = [], time.monotonic()
         for name, (stage, number) in list(self._jobs.items()):
             if number in alive:
@@ -186,12 +185,11 @@ class SlurmLauncher(Launcher):
         self._waiting = [w for w in self._waiting if names is not None and w.stage.name not in names]
         chosen = [name for name in self._jobs if names is None or name in names]
         numbers = {self._jobs.pop(name)[1] for name in chosen}
-        if numbers:
-            run_command(["scancel", *sorted(numbers)])
+        if not numbers:
+            return
+        run_command(["scancel", *sorted(numbers)])
         end = time.monotonic() + self.grace
-        while (
-            numbers & {number for number, _, state in _queue() if state in _ALIVE} and time.monotonic() < end
-        ):
+        while numbers & _alive() and time.monotonic() < end:
             time.sleep(min(self.pause, 1.0))
 
 
@@ -199,6 +197,10 @@ def _queue() -> list[tuple[str, str, str]]:
     """Number, name and state of the user's jobs; each task of an array by itself, as ``number_task``."""
     lines = run_command(["squeue", "--me", "--array", "--noheader", "--format=%i|%j|%T"]).splitlines()
     return [(a.strip(), b.strip(), c.strip()) for a, b, c in (line.split("|", 2) for line in lines if line)]
+
+
+def _alive() -> set[str]:
+    return {number for number, _, state in _queue() if state in _ALIVE}
 
 
 def _final_state(number: str) -> str:
