@@ -270,14 +270,23 @@ class TableAttention(Attention):
     ) -> torch.Tensor:
         """See the base class."""
         (rows, columns), sides = grid, (window, window)
-        bias = self._bias(sides).unflatten(3, sides).unflatten(2, sides)[:, :, :rows, :columns].flatten(2, 3)
+        bias = (
+            self.bias_of(sides).unflatten(3, sides).unflatten(2, sides)[:, :, :rows, :columns].flatten(2, 3)
+        )
         terms = [bias[..., :rows, columns:], bias[..., rows:, :]]
         padding = torch.cat([x.flatten(3) for x in terms], dim=3).logsumexp(3, keepdim=True)
         bias = torch.cat((bias[..., :rows, :columns].flatten(3), padding), dim=3)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
 
-    def _bias(self, grid: tuple[int, int]) -> torch.Tensor:
-        """(1, heads, N, N): one bias serves the whole batch, so it is small beside the activations."""
+    def bias_of(self, grid: tuple[int, int]) -> torch.Tensor:
+        """What is added to the scaled products of a grid's tokens.
+
+        Args:
+            grid: Rows and columns of patches.
+
+        Returns:
+            (1, heads, N, N): one bias serves the whole batch, so it is small beside the activations.
+        """
         table = self._table(grid)
         tokens = grid[0] * grid[1] + self.class_token
         return written_bias(table, grid, tokens, table.dtype).flip(1)[None]

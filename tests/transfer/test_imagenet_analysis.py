@@ -77,15 +77,20 @@ def test_nmi_of_known_attention_and_against_a_slow_loop():
     assert attention_nmi(drawn_weights())[0, 0].item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_maps_are_those_of_the_model_without_its_class_token():
+@pytest.mark.parametrize("relative", [False, True])
+def test_maps_are_those_of_the_model_without_its_class_token(relative):
     arch = dict(embed_dims=24, num_layers=1, num_heads=3, feedforward_channels=24)
     torch.manual_seed(0)
-    attention = ImageNetViT(arch=arch, img_size=32, patch_size=8).eval().layers[0].attn
+    vit = ImageNetViT(arch=arch, img_size=32, patch_size=8, relative_positions=relative).eval()
+    attention = vit.layers[0].attn
     torch.nn.init.normal_(attention.qkv.weight, std=0.5)
     x = torch.randn(2, 17, 24)
     with torch.no_grad():
-        qkv = attention.qkv(x)
-        weights = attention_maps(qkv, 3)
+        qkv, bias = attention.qkv(x), 0.0
+        if relative:
+            torch.nn.init.normal_(attention.relative_position_bias_table)
+            bias = attention.bias_of((4, 4))
+        weights = attention_maps(qkv, 3, bias)
         values = qkv.unflatten(2, (3, 3, 8))[:, :, 2].permute(0, 2, 1, 3)
         mixed = (weights @ values).transpose(1, 2).flatten(2)
         torch.testing.assert_close(attention.proj(mixed), attention(x), atol=1e-5, rtol=1e-5)

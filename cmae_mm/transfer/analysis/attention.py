@@ -8,18 +8,19 @@ from torch import Tensor
 _TINY = 1e-8
 
 
-def attention_maps(qkv: Tensor, heads: int) -> Tensor:
+def attention_maps(qkv: Tensor, heads: int, bias: Tensor | float = 0.0) -> Tensor:
     """Attention weights from the output of a block's query, key and value layer.
 
     Args:
         qkv: (B, N, 3 C): queries, keys, values, each with its heads one after the other.
         heads: Their number.
+        bias: (1, heads, N, N), what relative positions add to the scaled products.
 
     Returns:
         (B, heads, N, N) in float32; rows add up to 1.
     """
     query, key, _ = qkv.float().unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
+    return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5 + bias).softmax(-1)
 
 
 def among_patches(weights: Tensor, extra: int = 1) -> Tensor:

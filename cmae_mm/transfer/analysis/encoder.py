@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from cmae_mm.checkpoints import load_backbone
 from cmae_mm.checkpoints.safe_load import load_checkpoint
 from cmae_mm.errors import UserError
 from cmae_mm.transfer.analysis.attention import (
@@ -20,6 +22,7 @@ from cmae_mm.transfer.analysis.attention import (
     attention_nmi,
     patch_distances,
 )
+from cmae_mm.transfer.attention import TableAttention
 from cmae_mm.transfer.imagenet import ImageNetViT
 
 
@@ -58,7 +61,7 @@ class ObservedEncoder:
         self._heads: list[tuple[Tensor, Tensor]] = []
         for block in self.vit.layers:
             block.register_forward_hook(self._keep_tokens)
-            block.attn.qkv.register_forward_hook(self._keep_attention)
+            block.attn.qkv.register_forward_hook(partial(self._keep_attention, block.attn))
 
     def observe(self, images: Tensor) -> list[Tensor]:
         """Run a batch.
@@ -79,8 +82,10 @@ class ObservedEncoder:
     def _keep_tokens(self, block: nn.Module, inputs: Any, output: Tensor) -> None:
         self._tokens.append(output)
 
-    def _keep_attention(self, layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        weights = among_patches(attention_maps(output, self.vit.num_heads), self.vit.num_extra_tokens)
+    def _keep_attention(self, attention: nn.Module, layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        bias = attention.bias_of(self.grid) if isinstance(attention, TableAttention) else 0.0
+        maps = attention_maps(output, self.vit.num_heads, bias)
+        weights = among_patches(maps, self.vit.num_extra_tokens)
         self._heads.append((attention_distance(weights, self._distances), attention_nmi(weights)))
 
 
@@ -97,6 +102,8 @@ def _build(cfg: Any, file: str | None) -> ImageNetViT:
         "trainable_blocks": None,
         "backbone_file": file if state is None else None,
     }
+    if file is not None and state is None:
+        options = {**ImageNetViT.parts_of(load_backbone(file)[1]), **options}
     vit = ImageNetViT(**options)
     if file is None:
         vit.init_weights()
