@@ -128,7 +128,7 @@ print(child.is_alive())
 def test_a_loader_process_obeys_its_main_process_alone():
     """The daemon child is still there at the end; Python sends it SIGTERM and waits for it."""
     words = [sys.executable, "-c", LOADER]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=90, check=False)
     assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
 
 
