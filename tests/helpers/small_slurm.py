@@ -31,6 +31,7 @@ SelectTypeParameters=CR_Core
 SlurmctldPort={port}
 SlurmdTimeout=10
 JobRequeue=1
+GresTypes=gpu
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0
 PartitionName=all Nodes=ALL Default=YES State=UP
 """
@@ -72,8 +73,11 @@ def small_slurm(tmp_path_factory):
     ports = free_ports(1 + len(NODES))
     text = CONFIG.format(host=host, root=root, port=ports[0])
     for node, port in zip(NODES, ports[1:], strict=True):
-        text += f"NodeName={node} NodeHostname={host} Port={port} CPUs={os.cpu_count()} State=UNKNOWN\n"
+        text += f"NodeName={node} NodeHostname={host} Port={port} CPUs={os.cpu_count()} Gres=gpu:2 State=UNKNOWN\n"
     (root / "slurm.conf").write_text(text)
+    for number in range(2):  # GPUs that are only counted
+        (root / f"gpu{number}").touch()
+    (root / "gres.conf").write_text(f"NodeName=small[0-2] Name=gpu File={root}/gpu[0-1]\n")
     environment = {**os.environ, "PATH": path, "SLURM_CONF": str(root / "slurm.conf")}
     running = list(start_slurm(root, environment))
     try:

@@ -104,7 +104,7 @@ def test_sigterm_to_torchrun_saves_and_leaves_and_the_run_goes_on(tmp_path, data
     assert newest_good(work) == (work / f"iter_{stopped}.pth", [])
     again = start(work, data, log, "--resume", *few, PORT=free_port())
     assert again.wait(300) == 0, log.read_text()[-3000:]
-    assert f"resumed epoch: {stopped // 5}, iter: {stopped}" in log.read_text()
+    assert re.search(rf"resumed epoch: \d+, iter: {stopped}\b", log.read_text())
 
 
 def test_a_process_that_hangs_is_named_and_ends_the_run(tmp_path, data):

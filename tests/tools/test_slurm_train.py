@@ -21,14 +21,14 @@ class Queue:
     def __init__(self, slurm, folder):
         self.folder = folder
         self.env = {**PLAIN, **slurm, "SUBMIT": "1", "CPUS_PER_TASK": "1", "MASTER_ADDR": "127.0.0.1"}
-        self.env |= {"SRUN_ARGS": "--gres=none", "MIN_SECONDS": "0"}
+        self.env["MIN_SECONDS"] = "0"
 
     def submit(self, work, words, processes, log, **env):
         """Queue a run; its number."""
         env = {
             **self.env,
             "GPUS": str(processes),
-            "SBATCH_ARGS": f"--gres=none --output={self.folder / log}",
+            "SBATCH_ARGS": f"--output={self.folder / log}",
             **env,
         }
         script = [
@@ -78,7 +78,7 @@ def test_a_queued_job_saves_goes_back_into_the_queue_and_finishes(tmp_path, data
     stopped = int(re.search(r"stopped by SIGUSR1 after iteration (\d+)", told(log))[1])
     queue.wait(lambda: (work / "result.json").exists(), log, 400)
     queue.wait_until_over(job, log)
-    assert f"resumed epoch: {stopped // 5}, iter: {stopped}" in told(log)
+    assert re.search(rf"resumed epoch: \d+, iter: {stopped}\b", told(log))
     assert json.loads((work / "result.json").read_text())["world_size"] == 2
 
 
